@@ -1,0 +1,50 @@
+"""Who a client is: the pair (id, group) and how it is read from headers or metadata."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from raccoon.config import LimitSettings, WebSocketSettings
+from raccoon.errors import BadRequest, LimitExceeded
+
+
+class Identifier(NamedTuple):
+    """A client: two live WebSocket connections never share one."""
+
+    id: str
+    group: str
+
+
+class Identification:
+    """Reads an Identifier from the texts of the two configured headers.
+
+    Args:
+        settings: names of the headers and the default group.
+        limits: the length of an id and of a group.
+    """
+
+    def __init__(self, settings: WebSocketSettings, limits: LimitSettings) -> None:
+        self.id_header = settings.conn_id_header.lower()
+        self.group_header = settings.conn_group_header.lower()
+        self.id_header_bytes = self.id_header.encode("ascii")
+        self.group_header_bytes = self.group_header.encode("ascii")
+        self._group_default = settings.conn_group_default
+        self._max_length = limits.id_length
+
+    def identifier(self, id_value: str | None, group_value: str | None) -> Identifier:
+        """The identifier of a client that sent these header values (None: no such header).
+
+        Raises:
+            LimitExceeded: a value is longer than LIMIT_ID_LENGTH.
+            BadRequest: a value holds control characters.
+        """
+        identifier = Identifier(id_value or "", group_value or self._group_default)
+        for name, value in ((self.id_header, identifier.id), (self.group_header, identifier.group)):
+            if len(value) > self._max_length:
+                raise LimitExceeded(
+                    f"header {name} has {len(value)} characters; at most {self._max_length}"
+                    " are allowed (LIMIT_ID_LENGTH)"
+                )
+            if not value.isprintable():
+                raise BadRequest(f"header {name} holds characters that cannot be printed")
+        return identifier

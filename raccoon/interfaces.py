@@ -1,0 +1,92 @@
+"""What the parts of Raccoon expect of each other."""
+
+from __future__ import annotations
+
+from zope.interface import Attribute, Interface
+
+# Parameter names are the contract; zope methods take no self.
+# ruff: noqa: N805
+
+
+class ICollector(Interface):
+    """Where the edges hand their requests."""
+
+    def collect(request):  # type: ignore[no-untyped-def]
+        """Take a CollectRequest; see raccoon.collector.Collector.collect."""
+
+    def when_room(resume):  # type: ignore[no-untyped-def]
+        """Call `resume` once when a refused client may push again."""
+
+
+class IPublisher(Interface):
+    """A destination. Plain blocking code: constructed, started and called in worker threads.
+
+    A third party adds one by an entry point in the group `raccoon.publishers`: the name is the
+    value of PUBLISHER_TYPE, the object a callable that takes a PublisherContext and returns an
+    IPublisher.
+    """
+
+    name = Attribute("the publisher's name in metrics, such as `kafka`")
+    destination = Attribute("one line for people: where events go")
+    reachable = Attribute("False while the destination is known not to answer, else True")
+
+    def start():  # type: ignore[no-untyped-def]
+        """Open what is needed. Called once, on the reactor thread: must not wait for a network.
+
+        Raises:
+            StartError: the options cannot be used.
+        """
+
+    def publish(requests):  # type: ignore[no-untyped-def]
+        """Deliver a group of CollectRequests, blocking. Several threads may call at once.
+
+        Returns:
+            One outcome for each request, in order: None (every event is confirmed), a
+            PublishError, or a concurrent.futures.Future of either, so that one slow destination
+            does not hold the answers of a whole group. Must not raise for what a broker or an
+            event did; what it raises fails the whole group.
+        """
+
+    def close(timeout):  # type: ignore[no-untyped-def]
+        """Flush for at most `timeout` seconds and release everything; blocking.
+
+        Every `publish` under way and every Future comes to its end.
+
+        Returns:
+            How many events are undelivered, exactly.
+        """
+
+
+class IMetrics(Interface):
+    """Counts things. Safe from any thread. Names and labels are those of raccoon.metrics.names."""
+
+    def count(name, value, labels):  # type: ignore[no-untyped-def]
+        """Add `value` to a counter."""
+
+    def gauge(name, value, labels):  # type: ignore[no-untyped-def]
+        """Set a gauge."""
+
+    def adjust(name, value, labels):  # type: ignore[no-untyped-def]
+        """Add `value`, which may be negative, to a gauge."""
+
+    def observe(name, value, labels):  # type: ignore[no-untyped-def]
+        """Record one value, in milliseconds, in a histogram."""
+
+
+class IDeserializer(Interface):
+    """Wire to message."""
+
+    def deserialize(body):  # type: ignore[no-untyped-def]
+        """Decode `bytes` into a raccoon.deserialization.Batch.
+
+        Raises:
+            DeserializationError: the bytes are not a request; the message names the field.
+            LimitExceeded: the request is over a limit; the message names it.
+        """
+
+
+class ISerializer(Interface):
+    """Message to wire."""
+
+    def serialize(response):  # type: ignore[no-untyped-def]
+        """Encode a raccoon.serialization.Response as `bytes`."""

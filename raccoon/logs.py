@@ -1,0 +1,144 @@
+"""The log: one event a line, fields named, client text escaped, repeated failures throttled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from constantly import NamedConstant
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    Logger,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+)
+from twisted.python.logfile import LogFile
+
+LEVELS: Mapping[str, NamedConstant] = {
+    "debug": LogLevel.debug,
+    "info": LogLevel.info,
+    "warn": LogLevel.warn,
+    "error": LogLevel.error,
+    "fatal": LogLevel.critical,
+    "panic": LogLevel.critical,
+}
+_LINE_LENGTH = 4000
+_FIELD_LENGTH = 1200
+_BURST = 5
+_PERIOD = 10.0
+# Keys of an event that are not its named fields.
+_PLUMBING = frozenset({"message", "time", "system", "format", "isError", "failure", "why"})
+
+
+def escape(value: object, length: int = _FIELD_LENGTH) -> str:
+    """A value as one printable piece of a line, of at most `length` characters."""
+    text = str(value)
+    if len(text) > length:
+        text = text[:length] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def format_line(event: Mapping[str, Any]) -> str | None:
+    """One line for a log event: time, level, origin, message, then the fields it does not name."""
+    message = escape(formatEvent(dict(event)), _LINE_LENGTH)
+    failure = event.get("log_failure")
+    if not message and failure is None:
+        return None
+    level = event.get("log_level", LogLevel.info)
+    moment = datetime.fromtimestamp(event.get("log_time") or 0, UTC)
+    stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    parts = [stamp, f"{level.name:<8}", str(event.get("log_namespace", "-")), message]
+    template = event.get("log_format") or ""
+    for key, value in event.items():
+        if key.startswith("log_") or key in _PLUMBING or "{" + key in template:
+            continue
+        text = escape(value)
+        quoted = f'"{text}"' if " " in text and text[:1] not in "{[" else text
+        parts.append(f"{key}={quoted}")
+    if failure is not None:
+        parts.append(f"error={escape(failure.getErrorMessage())}")
+        parts.append(f'traceback="{escape(failure.getTraceback(), _LINE_LENGTH)}"')
+    return " ".join(parts) + "\n"
+
+
+def make_observer(stream: TextIO | LogFile, level: str) -> ILogObserver:
+    """An observer that writes lines of `level` (a LOG_LEVEL) and above."""
+    predicate = LogLevelFilterPredicate(LEVELS[level])
+    bridge_standard_logging(level)
+    observer: ILogObserver = FilteringLogObserver(
+        FileLogObserver(stream, format_line),
+        [predicate],  # type: ignore[arg-type]
+    )
+    return observer
+
+
+class _Bridge(logging.Handler):
+    """Carries records of the standard library's logging into Twisted's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = LogLevel.debug
+        for candidate, threshold in (
+            (LogLevel.info, logging.INFO),
+            (LogLevel.warn, logging.WARNING),
+            (LogLevel.error, logging.ERROR),
+            (LogLevel.critical, logging.CRITICAL),
+        ):
+            if record.levelno >= threshold:
+                level = candidate
+        fields = getattr(record, "fields", {})
+        Logger(namespace=record.name).emit(level, "{text}", text=record.getMessage(), **fields)
+
+
+def bridge_standard_logging(level: str) -> None:
+    """Send what drivers and publishers log to Twisted's log, warnings of others included."""
+    root = logging.getLogger()
+    root.handlers = [_Bridge()]
+    root.setLevel(logging.WARNING)
+    own = {"warn": "WARNING", "fatal": "CRITICAL", "panic": "CRITICAL"}.get(level, level.upper())
+    logging.getLogger("raccoon").setLevel(own)
+
+
+class Throttle:
+    """Logs failures that may come by the thousand: five of a kind in ten seconds.
+
+    The next one after a silence says how many were left out.
+
+    Args:
+        logger: where to.
+        seconds: the clock.
+    """
+
+    def __init__(self, logger: Logger, seconds: Callable[[], float]) -> None:
+        self._logger = logger
+        self._seconds = seconds
+        self._kinds: dict[str, list[float]] = {}
+
+    def warn(self, template: str, **fields: object) -> None:
+        """Log at level warn; `template` is the kind."""
+        self._emit(LogLevel.warn, template, fields)
+
+    def error(self, template: str, **fields: object) -> None:
+        """Log at level error; `template` is the kind."""
+        self._emit(LogLevel.error, template, fields)
+
+    def _emit(self, level: NamedConstant, template: str, fields: dict[str, object]) -> None:
+        now = self._seconds()
+        kind = self._kinds.setdefault(template, [now, 0, 0])
+        since, logged, left_out = kind
+        if now - since >= _PERIOD:
+            kind[:] = [now, 1, 0]
+            if left_out:
+                fields["left_out"] = int(left_out)
+        elif logged < _BURST:
+            kind[1] += 1
+        else:
+            kind[2] += 1
+            return
+        self._logger.emit(level, template, **fields)

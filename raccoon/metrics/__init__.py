@@ -1,0 +1,1 @@
+"""What Raccoon counts, and where the counts go."""

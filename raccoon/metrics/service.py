@@ -1,0 +1,142 @@
+"""Metrics to Prometheus, and the gauges of the process itself."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import inlineCallbacks
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from raccoon.collector import Collector
+from raccoon.config import MetricSettings
+from raccoon.metrics.registry import Metrics
+from raccoon.service.listening import default_endpoint, listen
+
+_LATENESS_INTERVAL = 0.1
+_CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class _Scrape(Resource):
+    """The scrape, rendered in a thread: a large one takes longer than the reactor may stand."""
+
+    isLeaf = True
+
+    def __init__(self, reactor: Any, metrics: Metrics, path: str) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._metrics = metrics
+        self._path = path.encode()
+
+    def render_GET(self, request: Request) -> bytes | int:  # noqa: N802 - twisted.web's name
+        if request.path != self._path:
+            request.setResponseCode(404)
+            return b"Not Found\n"
+        rendering = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), self._metrics.expose
+        )
+        rendering.addCallbacks(
+            self._write, request.processingFailed, (request,)  # type: ignore[attr-defined]
+        )
+        return NOT_DONE_YET
+
+    def _write(self, body: bytes, request: Request) -> None:
+        if not request._disconnected:
+            request.setHeader(b"Content-Type", _CONTENT_TYPE)
+            request.setHeader(b"Content-Length", b"%d" % len(body))
+            request.write(body)
+            request.finish()
+
+
+class _QuietSite(Site):
+    noisy = False
+    displayTracebacks = False
+
+    def log(self, request: Any) -> None:
+        """No access log."""
+
+
+class MetricsService(Service):
+    """Serves the scrape, and records the process's gauges and the reactor's lateness.
+
+    Args:
+        reactor: listens and gives time.
+        metrics: what is served.
+        collector: whose waiting requests are a gauge.
+        settings: port, path and interval.
+    """
+
+    def __init__(
+        self, reactor: Any, metrics: Metrics, collector: Collector, settings: MetricSettings
+    ) -> None:
+        self._reactor = reactor
+        self._metrics = metrics
+        self._collector = collector
+        self._settings = settings
+        self._port: IListeningPort | None = None
+        self._runtime = LoopingCall(self._record_runtime)
+        self._lateness = LoopingCall(self._record_lateness)
+        self._runtime.clock = self._lateness.clock = reactor
+        self._expected = 0.0
+
+    @property
+    def address(self) -> Any:
+        """Where the scrape is served, or None."""
+        return self._port.getHost() if self._port is not None else None
+
+    def privilegedStartService(self) -> None:
+        """Bind.
+
+        Raises:
+            StartError: the port is taken.
+        """
+        super().privilegedStartService()
+        if self._settings.prometheus_enabled:
+            site = _QuietSite(_Scrape(self._reactor, self._metrics, self._settings.prometheus_path))
+            endpoint = default_endpoint(self._settings.prometheus_port)
+            self._port = listen(self._reactor, "METRIC_PROMETHEUS_PORT", endpoint, site)
+
+    def startService(self) -> None:
+        """Begin to record."""
+        super().startService()
+        self._runtime.start(self._settings.runtime_stats_record_interval_ms / 1000)
+        self._expected = self._reactor.seconds()
+        self._lateness.start(_LATENESS_INTERVAL, now=False)
+
+    @inlineCallbacks
+    def stopService(self) -> Any:
+        """Stop recording and serving."""
+        yield super().stopService()
+        for loop in (self._runtime, self._lateness):
+            if loop.running:
+                loop.stop()
+        if self._port is not None:
+            port, self._port = self._port, None
+            yield port.stopListening()
+
+    def _record_runtime(self) -> None:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            resident = int(file.read().split()[1]) * _PAGE
+        collections = sum(generation["collections"] for generation in gc.get_stats())
+        gauge = self._metrics.gauge
+        gauge("server_mem_heap_alloc_bytes_current", resident)
+        gauge("server_mem_gc_count_current", collections)
+        gauge("server_go_routines_count_current", threading.active_count())
+        gauge("server_open_files_current", len(os.listdir("/proc/self/fd")))
+        gauge("events_waiting_current", self._collector.unsettled_events)
+        gauge("requests_waiting_current", self._collector.unsettled_requests)
+
+    def _record_lateness(self) -> None:
+        now = self._reactor.seconds()
+        late = now - self._expected - _LATENESS_INTERVAL
+        self._expected = now
+        self._metrics.observe("reactor_lateness_milliseconds", max(late, 0) * 1000)

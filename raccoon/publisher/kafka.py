@@ -1,0 +1,353 @@
+"""Events to Apache Kafka through librdkafka (confluent-kafka)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from zope.interface import implementer
+
+from raccoon.collector import CollectRequest
+from raccoon.errors import PublishError, StartError
+from raccoon.interfaces import IPublisher
+from raccoon.publisher import PublisherContext
+
+_log = logging.getLogger(__name__)
+
+# A group waits this long for its delivery reports; what is later answers through a Future, so
+# that one dead partition does not hold the answers of every other.
+PATIENCE = 0.5
+_POLL = 0.1
+_FULL_QUEUE_PAUSE = 0.01
+_PROBE_EVERY = 2.0
+_PROBE_TIMEOUT = 1.0
+_LAST_REPORTS = 1.0
+_MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
+_MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
+
+_UNKNOWN_TOPIC = frozenset(
+    {
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+_PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+_UNREACHABLE = frozenset({KafkaError._ALL_BROKERS_DOWN})
+
+# With these the publisher cannot keep its contract.
+_RESERVED = {
+    "delivery.report.only.error": "every event needs its delivery report",
+    "transactional.id": "events are not sent in transactions",
+}
+
+
+class _Group:
+    """Counts down the requests of one publish and wakes its thread."""
+
+    __slots__ = ("done", "lock", "pending")
+
+    def __init__(self, size: int) -> None:
+        self.pending = size
+        self.lock = threading.Lock()
+        self.done = threading.Event()
+
+
+class _Delivery:
+    """One request on its way: collects the delivery reports of its events.
+
+    `report` runs in the poller thread only, `handed_over` in the publishing thread; whichever
+    sees the last event finishes the delivery.
+    """
+
+    __slots__ = ("_expected", "_finished", "_group", "_publisher", "_reported", "errors", "future",
+                 "outcome", "request")  # fmt: skip
+
+    def __init__(self, publisher: KafkaPublisher, group: _Group, request: CollectRequest) -> None:
+        self._publisher = publisher
+        self._group = group
+        self._reported = 0
+        self._expected = -1
+        self._finished = False
+        self.request = request
+        self.errors: list[tuple[str, KafkaError]] = []
+        self.outcome: PublishError | None = None
+        self.future: Future[PublishError | None] | None = None
+
+    def report(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self.errors.append((event_type, error))
+        self._reported += 1
+        if self._reported == self._expected:
+            self._finish()
+
+    def handed_over(self, accepted: int) -> None:
+        self._expected = accepted
+        if self._reported == accepted:
+            self._finish()
+
+    def result(self) -> PublishError | None | Future[PublishError | None]:
+        with self._group.lock:
+            if self._finished:
+                return self.outcome
+            self.future = Future()
+            return self.future
+
+    def _finish(self) -> None:
+        group = self._group
+        with group.lock:
+            if self._finished:
+                return
+            self._finished = True
+            self.outcome = self._publisher.account(self)
+            group.pending -= 1
+            last = group.pending == 0
+            future = self.future
+        if last:
+            group.done.set()
+        if future is not None:
+            future.set_result(self.outcome)
+
+
+@implementer(IPublisher)
+class KafkaPublisher:
+    """Produces to topics named by the routing pattern.
+
+    Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on
+    unless the user's options say otherwise.
+    """
+
+    name = "kafka"
+
+    def __init__(self, context: PublisherContext) -> None:
+        self._client = dict(context.settings.publisher.kafka.client)
+        self._context = context
+        self._metrics = context.metrics
+        servers = self._client.get("bootstrap.servers") or self._client.get("metadata.broker.list")
+        pattern = context.settings.event.distribution_publisher_pattern
+        self.destination = f"Kafka at {servers}, topics {pattern}"
+        self.reachable = True
+        self._announced: bool | None = None
+        self._message_timeout = _message_timeout(self._client)
+        self._options: dict[str, Any] = {}
+        self._producer: Producer
+        self._poller = threading.Thread(target=self._poll, name="kafka-poller", daemon=True)
+        self._closing = threading.Event()
+        self._failed_for_good = False
+        self._purged = 0
+        self._purged_lock = threading.Lock()
+
+    def start(self) -> None:
+        """Create the producer and the thread that serves its reports.
+
+        Raises:
+            StartError: librdkafka refuses an option; in its words.
+        """
+        for name, why in _RESERVED.items():
+            if self._client.get(name, "false").lower() not in ("false", ""):
+                raise StartError(f"{_variable(name)}: cannot be used: {why}")
+        try:
+            self._producer = self._create()
+        except KafkaException as error:
+            raise StartError(f"Kafka client options: {_text(error.args[0])}") from None
+        self._poller.start()
+
+    def publish(
+        self, requests: Sequence[CollectRequest]
+    ) -> list[PublishError | None | Future[PublishError | None]]:
+        """Produce all events and wait for their reports; see IPublisher."""
+        group = _Group(len(requests))
+        deliveries = [_Delivery(self, group, request) for request in requests]
+        for delivery in deliveries:
+            self._produce(delivery)
+        group.done.wait(PATIENCE)
+        return [delivery.result() for delivery in deliveries]
+
+    def close(self, timeout: float) -> int:
+        """Flush, then purge what is left; see IPublisher."""
+        self._closing.set()
+        self._poller.join(_POLL + _PROBE_TIMEOUT + 1)
+        self._producer.flush(timeout)
+        self._producer.purge()
+        self._producer.flush(_LAST_REPORTS)
+        return self._purged
+
+    def account(self, delivery: _Delivery) -> PublishError | None:
+        """Count a finished delivery and give its outcome."""
+        request = delivery.request
+        group = request.identifier.group
+        failed: dict[str, int] = {}
+        for event_type, error in delivery.errors:
+            failed[event_type] = failed.get(event_type, 0) + 1
+            self._count_failure(event_type, group, error)
+        for event_type in set(request.types):
+            delivered = request.types.count(event_type) - failed.get(event_type, 0)
+            if delivered:
+                labels = (self._context.route(event_type), group, event_type)
+                self._metrics.count("kafka_messages_delivered_total", delivered, labels)
+        if not delivery.errors:
+            if self._announced is not True:
+                self._announce(True)
+            return None
+        reasons = [self._reason(event_type, error) for event_type, error in delivery.errors]
+        return PublishError(len(reasons), len(request.types), reasons)
+
+    def _create(self) -> Producer:
+        """A producer, idempotent unless the user's options exclude it."""
+        options: dict[str, Any] = {
+            **self._client,
+            "error_cb": self._on_error,
+            "logger": logging.getLogger(f"{__name__}.librdkafka"),
+        }
+        if "enable.idempotence" not in self._client:
+            try:
+                return Producer({**options, "enable.idempotence": True})
+            except KafkaException as error:
+                text = _text(error.args[0])
+                if "enable.idempotence" not in text:
+                    raise
+                producer = Producer(options)
+                _log.warning("idempotence is off, as other options exclude it: %s", text)
+                return producer
+        return Producer(options)
+
+    def _produce(self, delivery: _Delivery) -> None:
+        request = delivery.request
+        by_type: dict[str, list[dict[str, Any]]] = {}
+        for event_type, payload in zip(request.types, request.payloads, strict=True):
+            by_type.setdefault(event_type, []).append({"value": payload})
+        accepted = 0
+        for event_type, messages in by_type.items():
+            accepted += self._produce_batch(delivery, event_type, messages)
+        delivery.handed_over(accepted)
+
+    def _produce_batch(
+        self, delivery: _Delivery, event_type: str, messages: list[dict[str, Any]]
+    ) -> int:
+        """Hand events of one type to librdkafka, waiting while its queue is full.
+
+        Returns how many it took; for the others no report will come.
+        """
+        if self._closing.is_set():
+            purged = KafkaError(KafkaError._PURGE_QUEUE)
+            delivery.errors.extend((event_type, purged) for _ in messages)
+            return 0
+        topic = self._context.route(event_type)
+        report = partial(delivery.report, event_type)
+        deadline = time.monotonic() + self._message_timeout
+        accepted = 0
+        while True:
+            try:
+                taken = self._producer.produce_batch(topic, messages, callback=report)
+            except KafkaException as error:
+                delivery.errors.extend((event_type, error.args[0]) for _ in messages)
+                return accepted
+            accepted += taken
+            if taken == len(messages):
+                return accepted
+            refused = [message for message in messages if "_error" in message]
+            full = [m for m in refused if m["_error"].code() == KafkaError._QUEUE_FULL]
+            for message in refused:
+                if message["_error"].code() != KafkaError._QUEUE_FULL:
+                    delivery.errors.append((event_type, message["_error"]))
+            if not full:
+                return accepted
+            if self._closing.is_set() or time.monotonic() > deadline:
+                code = KafkaError._PURGE_QUEUE if self._closing.is_set() else KafkaError._QUEUE_FULL
+                delivery.errors.extend((event_type, KafkaError(code)) for _ in full)
+                return accepted
+            messages = [{"value": message["value"]} for message in full]
+            time.sleep(_FULL_QUEUE_PAUSE)
+
+    def _count_failure(self, event_type: str, group: str, error: KafkaError) -> None:
+        topic = self._context.route(event_type)
+        self._metrics.count("kafka_messages_undelivered_total", 1, (topic, group, event_type))
+        code = error.code()
+        if code in _UNKNOWN_TOPIC:
+            labels = (topic, event_type, group)
+            self._metrics.count("kafka_unknown_topic_failure_total", 1, labels)
+        elif code in _TOO_LARGE:
+            labels = (topic, group, event_type)
+            self._metrics.count("kafka_message_too_large_total", 1, labels)
+        elif code in _PURGED:
+            with self._purged_lock:
+                self._purged += 1
+
+    def _reason(self, event_type: str, error: KafkaError) -> str:
+        code = error.code()
+        if code in _UNKNOWN_TOPIC:
+            return f"topic {self._context.route(event_type)} does not exist"
+        if code in _TOO_LARGE:
+            return "message too large for Kafka (message.max.bytes)"
+        if code in _PURGED:
+            return "the server is shutting down"
+        return _text(error)
+
+    def _poll(self) -> None:
+        """Serve reports; look for the brokers while they are not known to answer."""
+        next_probe = 0.0
+        while not self._closing.is_set():
+            self._producer.poll(_POLL)
+            if self._failed_for_good:
+                self._replace()
+            elif self._announced is not True and time.monotonic() >= next_probe:
+                self._probe()
+                next_probe = time.monotonic() + _PROBE_EVERY
+
+    def _probe(self) -> None:
+        try:
+            self._producer.list_topics(timeout=_PROBE_TIMEOUT)
+        except KafkaException:
+            self._announce(False)
+        else:
+            self._announce(True)
+
+    def _replace(self) -> None:
+        """After a fatal error an idempotent producer takes nothing more: start a new one."""
+        self._failed_for_good = False
+        spent, self._producer = self._producer, self._create()
+        spent.purge()
+        spent.flush(_LAST_REPORTS)
+        self._purged = 0
+        _log.warning("the Kafka producer was replaced after a fatal error")
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._failed_for_good = True
+            _log.error("fatal Kafka error: %s", _text(error))
+        elif error.code() in _UNREACHABLE:
+            self._announce(False)
+
+    def _announce(self, reachable: bool) -> None:
+        if reachable == self._announced:
+            return
+        self._announced = self.reachable = reachable
+        self._metrics.gauge("destination_reachable_current", float(reachable), ())
+        if reachable:
+            _log.info("%s answers", self.destination)
+        else:
+            _log.error("%s does not answer; trying on", self.destination)
+
+
+def _message_timeout(client: Mapping[str, str]) -> float:
+    """Seconds after which librdkafka gives a message up."""
+    for name in _MESSAGE_TIMEOUT:
+        if client.get(name, "").isdigit():
+            return int(client[name]) / 1000
+    return _MESSAGE_TIMEOUT_MS / 1000
+
+
+def _variable(option: str) -> str:
+    return "PUBLISHER_KAFKA_CLIENT_" + option.upper().replace(".", "_")
+
+
+def _text(error: KafkaError) -> str:
+    return str(error.str())

@@ -1,0 +1,81 @@
+"""Responses, message to wire: protobuf, and the JSON form that Go's encoding/json gives."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import orjson
+from zope.interface import implementer
+
+from raccoon.interfaces import ISerializer
+from raccoon.proto.raccoon_pb2 import SendEventResponse
+
+STATUS_SUCCESS = 1
+STATUS_ERROR = 2
+
+CODE_OK = 1
+CODE_BAD_REQUEST = 2
+CODE_INTERNAL_ERROR = 3
+CODE_MAX_CONNECTION_LIMIT_REACHED = 4
+CODE_MAX_USER_LIMIT_REACHED = 5
+
+
+class Response(NamedTuple):
+    """A SendEventResponse.
+
+    Attributes:
+        status: STATUS_SUCCESS or STATUS_ERROR.
+        code: one of the CODE_ numbers.
+        sent_time: Unix seconds.
+        reason: what went wrong, or "".
+        guid: the request's guid, in `data`; None leaves `data` out.
+    """
+
+    status: int
+    code: int
+    sent_time: int
+    reason: str
+    guid: str | None
+
+
+def success(guid: str, now: float) -> Response:
+    """The answer to a request that reached its acknowledgement level."""
+    return Response(STATUS_SUCCESS, CODE_OK, int(now), "", guid)
+
+
+def failure(code: int, reason: str, now: float, guid: str | None = None) -> Response:
+    """The answer to a request that was refused or failed."""
+    return Response(STATUS_ERROR, code, int(now), reason, guid)
+
+
+@implementer(ISerializer)
+class ProtobufSerializer:
+    """raystack.raccoon.v1beta1.SendEventResponse."""
+
+    def serialize(self, response: Response) -> bytes:
+        """Encode as protobuf."""
+        status, code, sent_time, reason, guid = response
+        message = SendEventResponse(
+            status=status,  # type: ignore[arg-type]
+            code=code,  # type: ignore[arg-type]
+            sent_time=sent_time,
+            reason=reason,
+            data=None if guid is None else {"req_guid": guid},
+        )
+        encoded: bytes = message.SerializeToString()
+        return encoded
+
+
+@implementer(ISerializer)
+class JsonSerializer:
+    """The JSON form: enums as numbers, zero values left out."""
+
+    def serialize(self, response: Response) -> bytes:
+        """Encode as JSON."""
+        status, code, sent_time, reason, guid = response
+        document: dict[str, Any] = {"status": status, "code": code, "sent_time": sent_time}
+        if reason:
+            document["reason"] = reason
+        if guid is not None:
+            document["data"] = {"req_guid": guid}
+        return orjson.dumps(document)

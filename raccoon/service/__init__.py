@@ -1,0 +1,1 @@
+"""The ingest edges: REST, WebSocket and gRPC."""

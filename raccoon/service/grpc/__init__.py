@@ -1,0 +1,1 @@
+"""The gRPC edge on grpcio's threaded server."""

@@ -1,0 +1,101 @@
+"""The gRPC server: bound, started, and stopped with grace."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from raccoon.config import GrpcSettings, LimitSettings
+from raccoon.errors import StartError
+from raccoon.service.grpc.servicer import EventServicer
+
+# gRPC's own framing comes on top of a message of the size that is allowed.
+_STOP_MARGIN = 1.0
+
+
+class GrpcService(Service):
+    """grpcio's threaded server.
+
+    Args:
+        reactor: waits for the server's end in its thread pool.
+        address: host:port to listen on.
+        servicer: serves the calls.
+        settings: concurrency.
+        limits: message and metadata size.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        address: str,
+        servicer: EventServicer,
+        settings: GrpcSettings,
+        limits: LimitSettings,
+    ) -> None:
+        self._reactor = reactor
+        self._address = address
+        self._servicer = servicer
+        self._settings = settings
+        self._limits = limits
+        self._server: grpc.Server | None = None
+        self._stopped: Any = None
+        self.host = address.rpartition(":")[0]
+        self.port = 0
+
+    def privilegedStartService(self) -> None:
+        """Bind, while a port below 1024 still can be.
+
+        Raises:
+            StartError: the address cannot be had.
+        """
+        super().privilegedStartService()
+        concurrent = self._settings.max_concurrent
+        self._server = grpc.server(
+            ThreadPoolExecutor(concurrent, "grpc"),
+            handlers=[self._servicer.handlers()],
+            maximum_concurrent_rpcs=concurrent,
+            options=[
+                # Two processes on one port would each get a part of the clients unnoticed.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", self._limits.request_bytes),
+                ("grpc.max_metadata_size", self._limits.header_bytes),
+                ("grpc.absolute_max_metadata_size", self._limits.header_bytes),
+            ],
+        )
+        try:
+            self.port = self._server.add_insecure_port(self._address)
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise StartError(
+                f"--grpc {self._address}: cannot listen: the address is taken, or is not host:port"
+            )
+
+    def startService(self) -> None:
+        """Serve."""
+        super().startService()
+        assert self._server is not None
+        self._server.start()
+
+    def quiet(self, grace: float) -> None:
+        """Refuse new calls; those under way have `grace` seconds."""
+        if self._server is not None:
+            self._stopped = self._server.stop(grace)
+            self._server = None
+
+    def stopService(self) -> Deferred[None] | None:
+        """Fires when no call runs any more."""
+        super().stopService()
+        self.quiet(0)
+        if self._stopped is None:
+            return None
+        stopped, self._stopped = self._stopped, None
+        waiting: Deferred[None] = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), stopped.wait, _STOP_MARGIN
+        )
+        return waiting

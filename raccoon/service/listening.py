@@ -1,0 +1,50 @@
+"""Endpoint strings, opened at once or refused in one line."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.python.failure import Failure
+
+from raccoon.errors import StartError
+
+
+def default_endpoint(port: int) -> str:
+    """All addresses of this machine on a port: IPv6 and IPv4 where it has both."""
+    return f"tcp6:{port}:interface=\\:\\:" if socket.has_dualstack_ipv6() else f"tcp:{port}"
+
+
+def listen(reactor: Any, option: str, description: str, factory: IProtocolFactory) -> IListeningPort:
+    """Open the endpoint that a string describes.
+
+    Args:
+        reactor: listens.
+        option: names the setting in an error.
+        description: a Twisted server endpoint string.
+        factory: serves its connections.
+
+    Raises:
+        StartError: the string is not an endpoint, or the address cannot be had.
+    """
+    try:
+        opening: Deferred[IListeningPort] = serverFromString(reactor, description).listen(factory)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise StartError(
+            f"{option} {description}: not an endpoint ({error}); expected one such as tcp:8080"
+        ) from None
+    result: list[IListeningPort | Failure] = []
+    opening.addBoth(result.append)
+    if not result:
+        opening.cancel()
+        raise StartError(f"{option} {description}: this kind of endpoint is not supported")
+    if isinstance(result[0], Failure):
+        error = result[0].value
+        if isinstance(error, CannotListenError):
+            error = error.socketError
+        raise StartError(f"{option} {description}: cannot listen: {error}")
+    return result[0]

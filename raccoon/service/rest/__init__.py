@@ -1,0 +1,1 @@
+"""The HTTP edge: REST on Klein, with WebSocket on the same port."""

@@ -1,0 +1,221 @@
+"""The REST application: its routes on Klein, and how an outcome becomes an HTTP answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from klein import Klein
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException
+
+from raccoon.collector import CollectRequest, failure_value
+from raccoon.errors import BadRequest, Overloaded
+from raccoon.identification import Identification
+from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
+from raccoon.logs import Throttle
+from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.serialization import (
+    CODE_BAD_REQUEST,
+    CODE_INTERNAL_ERROR,
+    Response,
+    failure,
+    success,
+)
+from raccoon.service.rest.cors import CorsPolicy
+
+EVENTS_PATH = b"/api/v1/events"
+RETRY_AFTER_SECONDS = b"1"
+_JSON = b"application/json"
+_PROTOBUF = b"application/proto"
+_ALIASES = {
+    _JSON: _JSON,
+    _PROTOBUF: _PROTOBUF,
+    b"application/protobuf": _PROTOBUF,
+    b"application/x-protobuf": _PROTOBUF,
+}
+
+
+class Codec(NamedTuple):
+    """Both directions of one content type."""
+
+    deserializer: IDeserializer
+    serializer: ISerializer
+
+
+class RestResource:
+    """Decodes, hands to the collector and answers.
+
+    Args:
+        collector: where requests go.
+        json: codec of application/json.
+        protobuf: codec of application/proto.
+        identification: reads the client's id and group.
+        cors: the cross-origin policy.
+        websocket: renders an upgrade of the events path.
+        metrics: counts what was read.
+        seconds: the clock, in Unix seconds.
+    """
+
+    app = Klein()
+    _logger = Logger()
+
+    def __init__(
+        self,
+        collector: ICollector,
+        json: Codec,
+        protobuf: Codec,
+        identification: Identification,
+        cors: CorsPolicy,
+        websocket: IResource,
+        metrics: IMetrics,
+        seconds: Callable[[], float],
+    ) -> None:
+        self._collector = collector
+        self._codecs = {_JSON: json, _PROTOBUF: protobuf}
+        self._identification = identification
+        self._cors = cors
+        self._websocket = websocket
+        self._metrics = metrics
+        self._seconds = seconds
+        self._throttle = Throttle(self._logger, seconds)
+
+    @app.route("/ping", methods=["GET"])
+    def ping(self, request: Request) -> bytes:
+        """Alive: never asks a broker."""
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        return b"pong"
+
+    @app.route("/api/v1/events", methods=["GET"])
+    def upgrade(self, request: Request) -> Any:
+        """A WebSocket upgrade."""
+        upgrade = request.requestHeaders.getRawHeaders(b"upgrade", [b""])
+        if b"websocket" not in upgrade[0].lower():
+            request.setResponseCode(426, b"Upgrade Required")
+            request.setHeader(b"Upgrade", b"websocket")
+            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+            return b"expected a WebSocket upgrade (Upgrade: websocket), or a POST\n"
+        return self._websocket
+
+    @app.route("/api/v1/events", methods=["POST"])
+    def events(self, request: Request) -> Deferred[bytes]:
+        """One request of events; fires with the body of the answer."""
+        content_type = request.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
+        canonical = _ALIASES.get(content_type) or _ALIASES.get(
+            content_type.split(b";", 1)[0].strip().lower()
+        )
+        if canonical is None:
+            count_rejected(self._metrics, "unknowncontentype", "NA")
+            self._throttle.warn(
+                "REST request refused: content type {content_type}",
+                content_type=content_type[:100].decode("latin-1"),
+            )
+            refusal = failure(CODE_BAD_REQUEST, "invalid content type", self._seconds())
+            return succeed(self._answer(request, _JSON, 400, refusal))
+        codec = self._codecs[canonical]
+        received_at = self._seconds()
+        try:
+            identifier = self._identification.identifier(
+                _header(request, self._identification.id_header_bytes),
+                _header(request, self._identification.group_header_bytes),
+            )
+            batch = codec.deserializer.deserialize(request.content.read())
+        except BadRequest as error:
+            count_rejected(self._metrics, "serde", "NA")
+            self._throttle.warn("REST request refused: {reason}", reason=str(error))
+            reason = f"deserialization failure: {error}"
+            refusal = failure(CODE_BAD_REQUEST, reason, received_at)
+            return succeed(self._answer(request, content_type, 400, refusal))
+        count_request(self._metrics, identifier.group, batch)
+        done: Deferred[None] = self._collector.collect(
+            CollectRequest(
+                identifier, batch.guid, batch.sent_time, batch.types, batch.payloads, received_at
+            )
+        )
+        return done.addCallbacks(
+            self._stored,
+            self._not_stored,
+            (request, content_type, batch.guid),
+            None,
+            (request, content_type, batch.guid),
+        )
+
+    @app.handle_errors(HTTPException)
+    def no_route(self, request: Request, error: Failure) -> bytes:
+        """404 and 405, in one line."""
+        assert isinstance(error.value, HTTPException)
+        request.setResponseCode(error.value.code or 500)
+        allowed = getattr(error.value, "valid_methods", None)
+        if allowed:
+            request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        return f"{error.value.name}\n".encode()
+
+    def cross_origin(self, request: Request) -> bytes | None:
+        """Apply the cross-origin policy to a request before its route.
+
+        Returns:
+            The body of the answer to a preflight, or None: the request goes on to its route.
+        """
+        origin = _header(request, b"origin")
+        if not self._cors.enabled or not origin:
+            return None
+        if request.method == b"OPTIONS":
+            preflight = self._cors.preflight(
+                origin,
+                _header(request, b"access-control-request-method"),
+                _header(request, b"access-control-request-headers"),
+            )
+            request.setResponseCode(preflight.status)
+            headers = preflight.headers
+        else:
+            headers = self._cors.headers(origin)
+        for name, value in headers:
+            request.setHeader(name, value)
+        return b"" if request.method == b"OPTIONS" else None
+
+    def refuse(self, request: Request, status: int, reason: str) -> bytes:
+        """The body of the answer to a request that is refused before it is read."""
+        count_rejected(self._metrics, "readerr", "NA")
+        self._throttle.warn("REST request refused: {reason}", reason=reason)
+        content_type = request.requestHeaders.getRawHeaders(b"content-type", [_JSON])[0]
+        canonical = _ALIASES.get(content_type.split(b";", 1)[0].strip().lower(), _JSON)
+        refusal = failure(CODE_BAD_REQUEST, reason, self._seconds())
+        return self._answer(request, canonical, status, refusal)
+
+    def _stored(self, _: None, request: Request, content_type: bytes, guid: str) -> bytes:
+        return self._answer(request, content_type, 200, success(guid, self._seconds()))
+
+    def _not_stored(
+        self, error: Failure, request: Request, content_type: bytes, guid: str
+    ) -> bytes:
+        cause = failure_value(error)
+        status, reason = 500, f"cannot publish events: {cause}"
+        if isinstance(cause, Overloaded):
+            status, reason = 503, str(cause)
+            request.setHeader(b"Retry-After", RETRY_AFTER_SECONDS)
+        answer = failure(CODE_INTERNAL_ERROR, reason, self._seconds(), guid)
+        return self._answer(request, content_type, status, answer)
+
+    def _answer(
+        self, request: Request, content_type: bytes, status: int, response: Response
+    ) -> bytes:
+        canonical = _ALIASES.get(content_type) or _ALIASES[
+            content_type.split(b";", 1)[0].strip().lower()
+        ]
+        body: bytes = self._codecs[canonical].serializer.serialize(response)
+        if status != 200:
+            request.setResponseCode(status)
+        headers = request.responseHeaders
+        headers.setRawHeaders(b"Content-Type", [content_type])
+        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        return body
+
+
+def _header(request: Request, name: bytes) -> str | None:
+    values = request.requestHeaders.getRawHeaders(name) if name else None
+    return values[0].decode("latin-1") if values else None

@@ -1,0 +1,262 @@
+"""The HTTP server: limits before anything is read whole, deadlines, and the way to a route."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any, cast
+
+from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.server import Request, Site
+
+from raccoon import __version__
+from raccoon.config import LimitSettings
+from raccoon.logs import Throttle
+from raccoon.service.rest.resource import EVENTS_PATH, RestResource
+
+_SERVER = b"Raccoon/" + __version__.encode("ascii")
+# Phases of a connection, each with its own deadline.
+_IDLE, _HEADERS, _BODY, _REFUSED = range(4)
+_LINGER_SECONDS = 1.0
+
+
+class EventRequest(Request):
+    """A request whose body is bounded while it is read."""
+
+    refused = False
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body by its Content-Length, before a byte of it is read."""
+        self.content = BytesIO()
+        if length is not None and length > self.channel.site.limits.request_bytes:
+            self._refuse_body(f"{length} bytes")
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Keep a piece of the body, or refuse it once it is over the limit."""
+        if self.refused:
+            return
+        self._received += len(data)
+        if self._received > self.channel.site.limits.request_bytes:
+            self._refuse_body("more")
+            return
+        self.content.write(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """The request is whole."""
+        if not self.refused:
+            super().requestReceived(command, path, version)
+
+    def process(self) -> None:
+        """Take the hot route directly; every other one by Klein's map."""
+        site = self.channel.site
+        self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
+        self.responseHeaders.setRawHeaders(b"Date", [site.date()])
+        if (body := site.rest.cross_origin(self)) is not None:
+            self._finish(body)
+        elif self.method == b"POST" and self.path == EVENTS_PATH:
+            site.rest.events(self).addCallbacks(self._finish, self.processingFailed)
+        else:
+            super().process()
+
+    def write(self, data: bytes) -> None:
+        """Write, as long as anybody listens."""
+        if not self._disconnected:
+            super().write(data)
+
+    def _finish(self, body: bytes) -> None:
+        if self._disconnected:
+            return
+        self.write(body)
+        self.finish()
+
+    def _refuse_body(self, size: str) -> None:
+        self.refused = True
+        limit = self.channel.site.limits.request_bytes
+        self.clientproto = b"HTTP/1.1"
+        reason = (
+            f"the body has {size}; at most {limit} bytes are allowed (LIMIT_REQUEST_BYTES)"
+        )
+        body = self.channel.site.rest.refuse(self, 413, reason)
+        self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        self.setResponseCode(413)
+        self.write(body)
+        self.channel.discard()
+
+
+class EventChannel(HTTPChannel):
+    """HTTP/1.1 with a deadline for each phase of a request, whatever trickles in meanwhile."""
+
+    site: Any
+    _phase = _IDLE
+    _taken_over = False
+
+    def connectionMade(self) -> None:
+        """Apply the site's limits to this connection."""
+        limits = self.site.limits
+        self.maxHeaders = limits.headers
+        self.totalHeadersSize = limits.header_bytes
+        self.MAX_LENGTH = limits.header_bytes
+        super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Parse, then set the deadline of the phase that the parser is left in."""
+        if self._phase == _REFUSED:
+            return
+        # Not HTTPChannel's: it would restart the timer at every byte.
+        LineReceiver.dataReceived(self, data)
+        if self._handlingRequest or self._taken_over or self._phase == _REFUSED:
+            return
+        if self.requests:
+            self._enter(_HEADERS if self.line_mode else _BODY)
+        elif self._buffer:
+            self._enter(_HEADERS)
+
+    def allContentReceived(self) -> None:
+        """A request is whole; the next one begins idle."""
+        if self._phase in (_HEADERS, _BODY):
+            self._enter(_IDLE)
+        super().allContentReceived()
+
+    def timeoutConnection(self) -> None:
+        """A deadline passed: say so where a request was begun, and close."""
+        if self._phase in (_HEADERS, _BODY):
+            part = "headers" if self._phase == _HEADERS else "body"
+            self._plain(408, f"the request's {part} did not arrive in time")
+            return
+        self.transport.loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line is longer than all headers together may be."""
+        self._receivedHeaderSize = self.totalHeadersSize + 1
+        self._respondToBadRequestAndDisconnect()
+
+    def take_over(self) -> None:
+        """Another protocol now owns the transport."""
+        self._taken_over = True
+        self.setTimeout(None)
+        self._networkProducer.unregisterProducer()
+        self.site.channels.discard(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self.site.channels.discard(self)
+        super().connectionLost(reason)
+
+    def close_when_answered(self) -> None:
+        """Close now, or after the answer that is due."""
+        if self._handlingRequest:
+            self.persistent = 0
+        else:
+            self.transport.loseConnection()
+
+    def discard(self) -> None:
+        """After a refusal: let the client read it while what it still sends is dropped."""
+        self._enter(_REFUSED)
+        self._networkProducer.unregisterProducer()
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def _send100Continue(self) -> None:
+        if not self.requests[-1].refused:
+            super()._send100Continue()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        limits = self.site.limits
+        if self._receivedHeaderSize > self.totalHeadersSize:
+            self._plain(
+                431, f"headers of more than {limits.header_bytes} bytes (LIMIT_HEADER_BYTES)"
+            )
+        elif self._receivedHeaderCount > self.maxHeaders:
+            self._plain(431, f"more than {limits.headers} headers (LIMIT_HEADERS)")
+        else:
+            self._plain(400, "not a well-formed HTTP/1.1 request")
+
+    def _plain(self, status: int, reason: str) -> None:
+        self.site.throttle.warn("HTTP request refused: {reason}", reason=reason)
+        body = reason.encode() + b"\n"
+        names = {400: b"Bad Request", 408: b"Request Timeout"}
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"Content-Length: %d\r\nConnection: close\r\n\r\n%s"
+            % (status, names.get(status, b"Request Header Fields Too Large"), len(body), body)
+        )
+        self.discard()
+
+    def _enter(self, phase: int) -> None:
+        if phase != self._phase:
+            self._phase = phase
+            self.setTimeout(self.site.deadlines[phase])
+
+
+class EventSite(Site):
+    """The HTTP port.
+
+    Args:
+        rest: the REST application.
+        limits: sizes and deadlines.
+        reactor: gives time.
+    """
+
+    protocol = EventChannel  # type: ignore[assignment]
+    requestFactory = EventRequest
+    noisy = False
+    displayTracebacks = False
+    _logger = Logger()
+
+    def __init__(self, rest: RestResource, limits: LimitSettings, reactor: IReactorTime) -> None:
+        super().__init__(
+            rest.app.resource(),
+            reactor=reactor,
+            timeout=limits.idle_timeout_ms / 1000,
+            parsePOSTFormSubmission=False,
+        )
+        self.rest = rest
+        self.limits = limits
+        self.deadlines = (
+            limits.idle_timeout_ms / 1000,
+            limits.header_timeout_ms / 1000,
+            limits.body_timeout_ms / 1000,
+            _LINGER_SECONDS,
+        )
+        self.channels: set[EventChannel] = set()
+        self.throttle = Throttle(self._logger, reactor.seconds)
+        self._date = (0, b"")
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """A channel, or None past LIMIT_HTTP_CONNECTIONS: the connection is closed."""
+        if len(self.channels) >= self.limits.http_connections:
+            self.throttle.warn(
+                "connection refused: {limit} are open (LIMIT_HTTP_CONNECTIONS)",
+                limit=self.limits.http_connections,
+            )
+            return None
+        channel = cast(EventChannel, super().buildProtocol(addr))
+        self.channels.add(channel)
+        return channel
+
+    def close_idle(self) -> None:
+        """Close every connection that has no request under way, the others after theirs."""
+        for channel in list(self.channels):
+            channel.close_when_answered()
+
+    def getResourceFor(self, request: Any) -> Any:
+        """The resource of any route but the hot one."""
+        request.responseHeaders.setRawHeaders(b"Server", [_SERVER])
+        return super().getResourceFor(request)
+
+    def date(self) -> bytes:
+        """The Date header's value, formatted once a second."""
+        now = int(self.reactor.seconds())
+        if self._date[0] != now:
+            self._date = (now, datetimeToString(now))
+        return self._date[1]
+
+    def log(self, request: Any) -> None:
+        """No access log: a line a request would cost more than the request."""

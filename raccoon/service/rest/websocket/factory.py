@@ -1,0 +1,104 @@
+"""What all WebSocket connections share, and the resource that upgrades to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autobahn.twisted.resource import WebSocketResource
+from autobahn.twisted.websocket import WebSocketServerFactory
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.web.http import Request
+
+from raccoon.config import LimitSettings, WebSocketSettings
+from raccoon.identification import Identification
+from raccoon.interfaces import ICollector, IMetrics
+from raccoon.logs import Throttle
+from raccoon.service.rest.resource import Codec
+from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive
+from raccoon.service.rest.websocket.protocol import EventWebSocketProtocol
+
+
+class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
+    """Builds EventWebSocketProtocols and holds what they share.
+
+    Args:
+        reactor: gives time.
+        collector: where requests go.
+        json: codec of text messages.
+        protobuf: codec of binary messages.
+        identification: reads the client's id and group.
+        settings: connections, keep-alive, deduplication.
+        limits: message size and requests in flight.
+        metrics: counts.
+    """
+
+    protocol = EventWebSocketProtocol
+    noisy = False
+    logger = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        collector: ICollector,
+        json: Codec,
+        protobuf: Codec,
+        identification: Identification,
+        settings: WebSocketSettings,
+        limits: LimitSettings,
+        metrics: IMetrics,
+    ) -> None:
+        super().__init__(reactor=reactor, server="Raccoon")
+        self.collector = collector
+        self.json = json
+        self.protobuf = protobuf
+        self.identification = identification
+        self.metrics = metrics
+        self.check_origin = settings.check_origin
+        self.dedup_size = settings.dedup_max_guids if settings.dedup_enabled else 0
+        self.write_wait = settings.write_wait_interval_ms / 1000
+        self.max_in_flight = limits.in_flight
+        self.max_message = limits.request_bytes
+        self.table = ConnectionTable(settings.max_conn, metrics)
+        self.keep_alive = KeepAlive(
+            reactor, settings.ping_interval_ms / 1000, settings.pong_wait_interval_ms / 1000
+        )
+        self.throttle = Throttle(self.logger, reactor.seconds)
+        self._closed: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: Any) -> EventWebSocketProtocol:
+        """A connection with the limits of the configuration."""
+        protocol: EventWebSocketProtocol = super().buildProtocol(addr)
+        protocol.maxFramePayloadSize = self.max_message
+        protocol.maxMessagePayloadSize = self.max_message
+        return protocol
+
+    def stop_reading(self) -> None:
+        """Take no further message on any connection."""
+        for connection in self.table:
+            connection.stop_reading()
+
+    def close_all(self) -> Deferred[None]:
+        """Close every connection in an orderly way; fires when the last one is gone."""
+        self.keep_alive.stop()
+        if not len(self.table):
+            return succeed(None)
+        self._closed = Deferred()
+        for connection in self.table:
+            connection.go_away()
+        return self._closed
+
+    def connection_closed(self) -> None:
+        """A connection left the table."""
+        if self._closed is not None and not len(self.table):
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+
+class UpgradeResource(WebSocketResource):  # type: ignore[misc]
+    """Hands the transport of an upgrade request over to a WebSocket connection."""
+
+    def render(self, request: Request) -> Any:
+        """Take the transport; its HTTP channel lets go of it first."""
+        request.channel.take_over()
+        return super().render(request)

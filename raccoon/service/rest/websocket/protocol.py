@@ -1,0 +1,358 @@
+"""One WebSocket connection: messages in, answers out, and never more than it may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import txaio
+from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.interfaces import IPushProducer
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from raccoon.collector import CollectRequest, failure_value
+from raccoon.errors import BadRequest, Overloaded, PublishError
+from raccoon.identification import Identifier
+from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.serialization import (
+    CODE_BAD_REQUEST,
+    CODE_INTERNAL_ERROR,
+    CODE_MAX_CONNECTION_LIMIT_REACHED,
+    CODE_MAX_USER_LIMIT_REACHED,
+    Response,
+    failure,
+    success,
+)
+from raccoon.service.rest.websocket.connections import Refused
+from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
+
+if TYPE_CHECKING:
+    from raccoon.service.rest.websocket.factory import EventWebSocketFactory
+
+_PING = b"--ping--"
+_POLICY_VIOLATION = 1008
+_GOING_AWAY = 1001
+_REASON_BYTES = 123  # RFC 6455, 5.5: a control frame carries 125 bytes, two are the code
+_CLOSE_CODES = frozenset({1000, 1001, 1005, 1006})
+# Causes for which a socket is not read.
+_IN_FLIGHT, _OVERLOADED, _UNREAD, _STOPPING = 1, 2, 4, 8
+
+
+@implementer(IPushProducer)
+class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
+    """A client that sends batches, any number in flight up to a limit.
+
+    Options that Autobahn would copy into each instance are attributes of the class: 2 KB less
+    for each connection.
+    """
+
+    CONFIG_ATTRS = ()
+    logOctets = False
+    logFrames = False
+    trackTimings = False
+    utf8validateIncoming = True
+    applyMask = True
+    autoFragmentSize = 0
+    failByDrop = False
+    echoCloseCodeReason = False
+    openHandshakeTimeout = 0  # the HTTP channel's deadlines hold until the upgrade
+    closeHandshakeTimeout = 2
+    tcpNoDelay = True
+    autoPingInterval = 0
+    autoPingTimeout = 0
+    autoPingSize = 12
+    autoPingRestartOnAnyTraffic = False
+    versions = (8, 13)
+    webStatus = False
+    requireMaskedClientFrames = True
+    maskServerFrames = False
+    serveFlashSocketPolicy = False
+    flashSocketPolicy = ""
+    allowedOrigins = ("*",)
+    allowedOriginsPatterns = ()
+    allowNullOrigin = True
+    maxConnections = 0
+    trustXForwardedFor = 0
+    perMessageCompressionAccept = staticmethod(lambda offers: None)
+    log = txaio.make_logger(level="critical")  # what happens here is logged by ours
+
+    factory: EventWebSocketFactory
+    identifier = Identifier("", "")
+    last_pong = 0.0
+    _stop_watching: Any = None
+    _seen: SeenBatches | None = None
+    _connected_at: float | None = None
+    _in_flight = 0
+    _paused = 0
+    _unread: Any = None
+
+    # From Autobahn: the life of the connection.
+
+    def onConnect(self, request: ConnectionRequest) -> None:
+        """Check the origin and the identity of an upgrade."""
+        factory = self.factory
+        headers = request.headers
+        group = ""
+        try:
+            self.identifier = factory.identification.identifier(
+                headers.get(factory.identification.id_header),
+                headers.get(factory.identification.group_header),
+            )
+            group = self.identifier.group
+            if factory.check_origin and not _same_host(headers.get("origin"), headers["host"]):
+                raise ConnectionDeny(403, "the origin is not this host")
+        except BadRequest as error:
+            self._upgrade_failed(group, str(error))
+            raise ConnectionDeny(400, str(error)) from None
+        except ConnectionDeny as denial:
+            self._upgrade_failed(group, denial.reason)
+            raise
+
+    def onOpen(self) -> None:
+        """Enter the table, or tell the client why not."""
+        factory = self.factory
+        now = factory.reactor.seconds()
+        group = self.identifier.group
+        try:
+            factory.table.add(self)
+        except Refused as refused:
+            factory.metrics.count("user_connection_failure_total", 1, (group, refused.reason))
+            factory.throttle.warn(
+                "WebSocket connection refused: {reason}", reason=refused.reason, group=group
+            )
+            self._refuse(refused.reason, now)
+            return
+        self._connected_at = now
+        factory.metrics.count("user_connection_success_total", 1, (group,))
+        if factory.dedup_size:
+            self._seen = SeenBatches(factory.dedup_size)
+        self._stop_watching = factory.keep_alive.watch(self)
+        self.registerProducer(self, True)
+        factory.logger.debug("connected", id=self.identifier.id, group=group, peer=self.peer)
+
+    def onMessage(self, payload: bytes, isBinary: bool) -> None:
+        """One request; its answer may come at once or after others."""
+        if self._connected_at is None:
+            return
+        factory = self.factory
+        received_at = factory.reactor.seconds()
+        codec = factory.protobuf if isBinary else factory.json
+        try:
+            batch = codec.deserializer.deserialize(payload)
+        except BadRequest as error:
+            count_rejected(factory.metrics, "serde", self.identifier.group)
+            factory.throttle.warn(
+                "WebSocket message refused: {reason}",
+                reason=str(error),
+                group=self.identifier.group,
+            )
+            reason = f"cannot deserialize request: {error}"
+            self._send(failure(CODE_BAD_REQUEST, reason, received_at, ""), isBinary)
+            return
+        if self._is_duplicate(batch.guid, isBinary):
+            return
+        count_request(factory.metrics, self.identifier.group, batch)
+        request = CollectRequest(
+            self.identifier,
+            batch.guid,
+            batch.sent_time,
+            batch.types,
+            batch.payloads,
+            received_at,
+            self._when_failed(batch.guid),
+        )
+        self._begin()
+        factory.collector.collect(request).addCallbacks(
+            self._stored, self._not_stored, (request, isBinary), None, (request, isBinary)
+        )
+
+    def onPong(self, payload: bytes) -> None:
+        """The client is alive."""
+        self.last_pong = self.factory.reactor.seconds()
+
+    def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
+        """The connection is gone: leave the table."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        if self._connected_at is None:
+            return
+        factory = self.factory
+        group = self.identifier.group
+        self._stop_watching()
+        factory.table.remove(self)
+        lasted = factory.reactor.seconds() - self._connected_at
+        self._connected_at = None
+        factory.metrics.observe("user_session_duration_milliseconds", lasted * 1000, (group,))
+        count_rejected(
+            factory.metrics, "closeerror" if code in _CLOSE_CODES else "unknown", group
+        )
+        factory.logger.debug(
+            "disconnected", id=self.identifier.id, group=group, code=code, why_closed=reason
+        )
+        factory.connection_closed()
+
+    # From the connection table.
+
+    def ping(self) -> None:
+        """Send the server's ping."""
+        self.sendPing(_PING)
+
+    def pong_missing(self) -> None:
+        """No pong in time: drop the connection, unless it is we who do not read."""
+        if self._paused:
+            self.last_pong = self.factory.reactor.seconds()
+            return
+        group = self.identifier.group
+        self.factory.metrics.count("server_ping_failure_total", 1, (group,))
+        self.factory.throttle.warn("WebSocket connection dropped: no pong came", group=group)
+        self.dropConnection(abort=True)
+
+    def go_away(self) -> None:
+        """Close in an orderly way: the server is stopping."""
+        self.sendClose(_GOING_AWAY, "the server is stopping")
+
+    def stop_reading(self) -> None:
+        """Take no further message."""
+        self._pause(_STOPPING)
+
+    # From the transport, whose buffer of unsent answers fills and empties.
+
+    def pauseProducing(self) -> None:
+        """The client does not read its answers: read no more of its requests."""
+        self._pause(_UNREAD)
+        if self._unread is None:
+            wait = self.factory.write_wait
+            self._unread = self.factory.reactor.callLater(wait, self._never_reads)
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        self._resume(_UNREAD)
+
+    def stopProducing(self) -> None:
+        """The connection is lost; onClose follows."""
+
+    def _never_reads(self) -> None:
+        self._unread = None
+        self.factory.throttle.warn(
+            "WebSocket connection dropped: its answers are not read", group=self.identifier.group
+        )
+        self.dropConnection(abort=True)
+
+    # Answers.
+
+    def _stored(self, _: None, request: CollectRequest, binary: bool) -> None:
+        now = self.factory.reactor.seconds()
+        if self._seen is not None:
+            self._seen.settle(request.guid, True)
+        self._answer(success(request.guid, now), binary)
+        self.factory.metrics.observe("event_rtt_ms", (now - request.received_at) * 1000, ())
+
+    def _not_stored(self, error: Failure, request: CollectRequest, binary: bool) -> None:
+        cause = failure_value(error)
+        reason = f"cannot publish events: {cause}"
+        if isinstance(cause, Overloaded):
+            reason = str(cause)
+            if self._seen is not None:
+                self._seen.settle(request.guid, False)
+            if not self._paused & _OVERLOADED:
+                self._pause(_OVERLOADED)
+                self.factory.collector.when_room(partial(self._resume, _OVERLOADED))
+        now = self.factory.reactor.seconds()
+        self._answer(failure(CODE_INTERNAL_ERROR, reason, now, request.guid), binary)
+
+    def _answer(self, response: Response, binary: bool) -> None:
+        """Answer a request that was counted as in flight."""
+        self._in_flight -= 1
+        self._send(response, binary)
+        if self._paused & _IN_FLIGHT and self._in_flight * 2 <= self.factory.max_in_flight:
+            self._resume(_IN_FLIGHT)
+
+    def _send(self, response: Response, binary: bool) -> None:
+        if self.state == self.STATE_OPEN:
+            codec = self.factory.protobuf if binary else self.factory.json
+            self.sendMessage(codec.serializer.serialize(response), binary)
+
+    def _refuse(self, reason: str, now: float) -> None:
+        if reason == "exists":
+            who = f"duplicate connection: {self.identifier.id}"
+            why = f"duplicated connection: {self.identifier.id}"
+            refusal = failure(CODE_MAX_USER_LIMIT_REACHED, why, now)
+        else:
+            who = "Max connection reached"
+            refusal = failure(CODE_MAX_CONNECTION_LIMIT_REACHED, "max connection reached", now)
+        self._send(refusal, True)
+        self.sendClose(_POLICY_VIOLATION, who.encode()[:_REASON_BYTES].decode(errors="ignore"))
+
+    def _upgrade_failed(self, group: str, reason: str) -> None:
+        self.factory.metrics.count("user_connection_failure_total", 1, (group, "ugfailure"))
+        self.factory.throttle.warn("WebSocket upgrade refused: {reason}", reason=reason)
+
+    # Reading stops while there is any cause for it.
+
+    def _pause(self, cause: int) -> None:
+        if not self._paused:
+            self.transport.pauseProducing()
+        self._paused |= cause
+
+    def _resume(self, cause: int) -> None:
+        if self._paused & cause:
+            self._paused &= ~cause
+            if not self._paused:
+                self.transport.resumeProducing()
+
+    def _begin(self) -> None:
+        self._in_flight += 1
+        if self._in_flight >= self.factory.max_in_flight:
+            self._pause(_IN_FLIGHT)
+
+    # Deduplication.
+
+    def _is_duplicate(self, guid: str, binary: bool) -> bool:
+        """Whether the batch came before; it is then answered when its first copy is."""
+        if self._seen is None or not guid:
+            return False
+
+        def settled(published: bool) -> None:
+            now = self.factory.reactor.seconds()
+            reason = "cannot publish events: the first copy of this batch failed"
+            answer = (
+                success(guid, now)
+                if published
+                else failure(CODE_INTERNAL_ERROR, reason, now, guid)
+            )
+            self._answer(answer, binary)
+
+        state = self._seen.begin(guid, settled)
+        if state == NEW:
+            return False
+        group = self.identifier.group
+        self.factory.metrics.count("events_duplicate_total", 1, (group, "duplicate"))
+        self._begin()
+        if state == PUBLISHED:
+            settled(True)
+        return True
+
+    def _when_failed(self, guid: str) -> Callable[[PublishError], None] | None:
+        """What forgets a batch that was not published, whatever its answer was."""
+        seen = self._seen
+        if seen is None:
+            return None
+        return lambda error: seen.settle(guid, False)
+
+
+def _same_host(origin: str | None, host: str) -> bool:
+    """Whether an Origin header, where there is one, names the host of the request."""
+    if not origin:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False

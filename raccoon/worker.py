@@ -1,0 +1,196 @@
+"""Takes what waits in the queue, in groups, and has the publisher deliver it in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError, inlineCallbacks
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from raccoon.collector import Collector, CollectRequest
+from raccoon.config import WorkerSettings
+from raccoon.errors import PublishError
+from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.logs import Throttle
+
+Outcome = PublishError | None | Future[PublishError | None]
+PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[list[Outcome]]]
+
+
+class WorkerService(Service):
+    """One loop over the queue, `pool_size` publishes in flight.
+
+    A group is all that has come in by the end of a reactor turn, up to `group_max_requests`:
+    a thread hop for each request would cost more than the request.
+
+    Args:
+        reactor: gives time and takes calls from threads.
+        collector: whose queue is emptied, and who is told each outcome.
+        publish: runs the publisher's `publish` in its pool.
+        publisher: named in metrics.
+        settings: pool and group sizes.
+        metrics: durations and outcomes.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        collector: Collector,
+        publish: PublishInThread,
+        publisher: IPublisher,
+        settings: WorkerSettings,
+        metrics: IMetrics,
+    ) -> None:
+        assert IReactorTime.providedBy(reactor) or IReactorCore.providedBy(reactor)
+        self._reactor = reactor
+        self._collector = collector
+        self._publish = publish
+        self._group_max = settings.group_max_requests
+        self._metrics = metrics
+        self._publish_metric = (
+            f"{publisher.name}_producebulk_tt_ms"
+            if publisher.name in ("kafka", "pubsub", "kinesis", "log")
+            else "other_producebulk_tt_ms"
+        )
+        self._free_slots = [f"worker-{i}" for i in range(settings.pool_size)]
+        self._slots = DeferredSemaphore(settings.pool_size)
+        self._loop: Deferred[None] | None = None
+        self._throttle = Throttle(self._logger, reactor.seconds)
+
+    def startService(self) -> None:
+        """Begin to take requests."""
+        super().startService()
+        self._loop = self._run()
+        self._loop.addErrback(self._loop_failed)
+
+    @inlineCallbacks
+    def drain(self, timeout: float) -> Any:
+        """Let everything admitted be published; past `timeout` seconds, stop taking.
+
+        Returns:
+            Fires with the number of events that were never handed to the publisher. Their
+            requests fail; those under way go on until the publisher is closed.
+        """
+        try:
+            yield self._collector.when_idle().addTimeout(timeout, self._reactor)
+        except TimeoutError:
+            pass
+        self._collector.close()
+        self.stopService()
+        abandoned = self._collector.queue.take(len(self._collector.queue.pending))
+        for request in abandoned:
+            self._settle(request, _shutting_down(request), self._reactor.seconds())
+        return sum(len(request.types) for request in abandoned)
+
+    def stopService(self) -> None:
+        """Take nothing more; `drain` is the orderly way."""
+        super().stopService()
+        if self._loop is not None:
+            self._loop.cancel()
+            self._loop = None
+
+    @inlineCallbacks
+    def _run(self) -> Any:
+        queue = self._collector.queue
+        while True:
+            yield self._slots.acquire()
+            group = []
+            try:
+                group.append((yield queue.get()))
+                yield deferLater(self._reactor, 0)
+            finally:
+                if not group:
+                    self._slots.release()
+                elif not self.running:
+                    queue.pending[:0] = group
+            group += queue.take(self._group_max - 1)
+            self._launch(group)
+
+    def _launch(self, group: list[CollectRequest]) -> None:
+        slot = self._free_slots.pop()
+        started = self._reactor.seconds()
+        for request in group:
+            waited = (started - request.queued_at) * 1000
+            self._metrics.observe("batch_idle_in_channel_milliseconds", waited, (slot,))
+        done = self._publish(group)
+        done.addCallback(_one_outcome_each, group)
+        done.addErrback(self._publisher_raised, group)
+        done.addCallback(self._published, group, slot, started)
+
+    def _publisher_raised(self, failure: Failure, group: list[CollectRequest]) -> list[Outcome]:
+        self._logger.failure("the publisher raised", failure=failure)
+        return [
+            PublishError(len(r.types), len(r.types), [failure.getErrorMessage()]) for r in group
+        ]
+
+    def _published(
+        self, outcomes: list[Outcome], group: list[CollectRequest], slot: str, started: float
+    ) -> None:
+        self._free_slots.append(slot)
+        self._slots.release()
+        now = self._reactor.seconds()
+        self._metrics.observe(self._publish_metric, (now - started) * 1000, ())
+        self._metrics.observe(
+            "worker_processing_duration_milliseconds", (now - started) * 1000, (slot,)
+        )
+        for request, outcome in zip(group, outcomes, strict=True):
+            if isinstance(outcome, Future):
+                outcome.add_done_callback(self._later(request))
+            else:
+                self._settle(request, outcome, now)
+
+    def _later(self, request: CollectRequest) -> Callable[[Future[PublishError | None]], None]:
+        reactor: IReactorFromThreads = self._reactor
+
+        def settle() -> None:
+            self._settle(request, future_result[0], self._reactor.seconds())
+
+        future_result: list[PublishError | None] = []
+
+        def done(future: Future[PublishError | None]) -> None:
+            future_result.append(future.result())
+            reactor.callFromThread(settle)
+
+        return done
+
+    def _settle(self, request: CollectRequest, error: PublishError | None, now: float) -> None:
+        group = (request.identifier.group,)
+        if error is None:
+            self._metrics.count("events_delivered_total", len(request.types), ())
+        else:
+            failed = error.failed
+            self._metrics.count("events_failed_total", failed, ())
+            if failed < len(request.types):
+                self._metrics.count("events_delivered_total", len(request.types) - failed, ())
+            self._throttle.error("publish failed: {reason}", reason=str(error), group=group[0])
+        self._metrics.observe(
+            "server_processing_latency_milliseconds", (now - request.received_at) * 1000, group
+        )
+        if request.sent_time is not None:
+            self._metrics.observe(
+                "event_processing_duration_milliseconds", (now - request.sent_time) * 1000, group
+            )
+        self._collector.settle(request, error)
+
+    def _loop_failed(self, failure: Failure) -> None:
+        if self.running:
+            self._logger.failure("the worker loop failed", failure=failure)
+
+
+def _one_outcome_each(outcomes: list[Outcome], group: list[CollectRequest]) -> list[Outcome]:
+    if len(outcomes) != len(group):
+        raise ValueError(f"{len(outcomes)} outcomes for {len(group)} requests")
+    return outcomes
+
+
+def _shutting_down(request: CollectRequest) -> PublishError:
+    events = len(request.types)
+    return PublishError(events, events, ["the server is shutting down"])
