@@ -153,6 +153,9 @@ class RaccoonService(MultiService):
         except RaccoonError as error:
             self._logger.critical("cannot start: {reason}", reason=str(error))
             raise
+        import os, gc
+        if os.environ.get("GCT"):
+            gc.collect(); gc.freeze(); gc.set_threshold(int(os.environ["GCT"]), 20, 50)
         self._reactor.callWhenRunning(self._install_signals)
         self.ready = True
         self._say_where()

@@ -210,9 +210,9 @@ class GrpcSettings:
     port: int = _option("SERVER_GRPC_PORT", 8081, "gRPC port", _PORT)
     max_concurrent: int = _option(
         "SERVER_GRPC_MAX_CONCURRENT",
-        256,
-        "calls in progress (each holds a thread); further ones get RESOURCE_EXHAUSTED",
-        _integer(1, 10_000),
+        10_000,
+        "calls in progress; further ones get RESOURCE_EXHAUSTED",
+        _integer(1, 1_000_000),
     )
 
 

@@ -19,6 +19,10 @@ from raccoon.errors import PublishError
 from raccoon.interfaces import IMetrics, IPublisher
 from raccoon.logs import Throttle
 
+# Under load a group is launched at most this often, in seconds; a request that comes alone is
+# launched at once.
+_PACE = 0.002
+
 Outcome = PublishError | None | Future[PublishError | None]
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[list[Outcome]]]
 
@@ -63,6 +67,7 @@ class WorkerService(Service):
         self._free_slots = [f"worker-{i}" for i in range(settings.pool_size)]
         self._slots = DeferredSemaphore(settings.pool_size)
         self._loop: Deferred[None] | None = None
+        self._launched_at = 0.0
         self._throttle = Throttle(self._logger, reactor.seconds)
 
     def startService(self) -> None:
@@ -105,7 +110,8 @@ class WorkerService(Service):
             group = []
             try:
                 group.append((yield queue.get()))
-                yield deferLater(self._reactor, 0)
+                since = self._reactor.seconds() - self._launched_at
+                yield deferLater(self._reactor, max(_PACE - since, 0))
             finally:
                 if not group:
                     self._slots.release()
@@ -116,7 +122,7 @@ class WorkerService(Service):
 
     def _launch(self, group: list[CollectRequest]) -> None:
         slot = self._free_slots.pop()
-        started = self._reactor.seconds()
+        started = self._launched_at = self._reactor.seconds()
         for request in group:
             waited = (started - request.queued_at) * 1000
             self._metrics.observe("batch_idle_in_channel_milliseconds", waited, (slot,))

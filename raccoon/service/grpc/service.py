@@ -12,9 +12,10 @@ from twisted.internet.threads import deferToThreadPool
 
 from raccoon.config import GrpcSettings, LimitSettings
 from raccoon.errors import StartError
-from raccoon.service.grpc.servicer import EventServicer
+from raccoon.service.grpc.handlers import make_handler
+from raccoon.service.grpc.servicer import METHOD, SERVICE, EventServicer
 
-# gRPC's own framing comes on top of a message of the size that is allowed.
+_THREADS = 64  # started on demand; only calls that cannot be served without one take them
 _STOP_MARGIN = 1.0
 
 
@@ -56,8 +57,7 @@ class GrpcService(Service):
         super().privilegedStartService()
         concurrent = self._settings.max_concurrent
         self._server = grpc.server(
-            ThreadPoolExecutor(concurrent, "grpc"),
-            handlers=[self._servicer.handlers()],
+            ThreadPoolExecutor(_THREADS, "grpc"),
             maximum_concurrent_rpcs=concurrent,
             options=[
                 # Two processes on one port would each get a part of the clients unnoticed.
@@ -67,6 +67,8 @@ class GrpcService(Service):
                 ("grpc.absolute_max_metadata_size", self._limits.header_bytes),
             ],
         )
+        handler = make_handler(self._servicer.send_event)
+        self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
         try:
             self.port = self._server.add_insecure_port(self._address)
         except RuntimeError:

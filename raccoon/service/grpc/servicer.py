@@ -1,11 +1,10 @@
-"""EventService in gRPC's threads: decodes there, hands over to the reactor, waits, answers."""
+"""EventService: decodes in gRPC's threads, hands over to the reactor, answers from there."""
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import grpc
 from twisted.internet.interfaces import IReactorFromThreads
@@ -18,29 +17,23 @@ from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IMetrics
 from raccoon.logs import Throttle
 from raccoon.metrics.rx import count_rejected, count_request
-from raccoon.serialization import CODE_INTERNAL_ERROR, failure, success
+from raccoon.serialization import CODE_INTERNAL_ERROR, Response, failure, success
 from raccoon.service.rest.resource import Codec
 
 SERVICE = "raystack.raccoon.v1beta1.EventService"
+METHOD = "SendEvent"
+
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
-class _Call:
-    """One RPC: the thread that serves it waits on `answered` until the reactor has the outcome."""
+class Answer(Protocol):
+    """Where the outcome of one call goes; one of the two is called, once, from any thread."""
 
-    __slots__ = ("answered", "error", "request")
+    def send(self, body: bytes) -> None:
+        """Send the response and status OK."""
 
-    def __init__(self, request: CollectRequest) -> None:
-        self.request = request
-        self.error: Exception | None = None
-        self.answered = threading.Lock()
-        self.answered.acquire()
-
-    def succeed(self, _: None) -> None:
-        self.answered.release()
-
-    def fail(self, failed: Failure) -> None:
-        self.error = failure_value(failed)
-        self.answered.release()
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call with an error status."""
 
 
 class EventServicer:
@@ -73,73 +66,68 @@ class EventServicer:
         self._metrics = metrics
         self._seconds = seconds
         self._throttle = Throttle(self._logger, seconds)
-        self._inbox: deque[_Call] = deque()
+        self._inbox: deque[tuple[CollectRequest, Answer]] = deque()
         self._woken = False
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """The service for a grpc.Server, on bytes: the codec is ours."""
-        method = grpc.unary_unary_rpc_method_handler(self.send_event)
-        handler: grpc.GenericRpcHandler = grpc.method_handlers_generic_handler(
-            SERVICE, {"SendEvent": method}
-        )
-        return handler
+    def send_event(self, body: bytes, metadata: Metadata, answer: Answer) -> None:
+        """Take one request, in a thread of gRPC; `answer` is used now or later.
 
-    def send_event(self, body: bytes, context: grpc.ServicerContext) -> bytes:
-        """One request of events, in a thread of gRPC's pool."""
-        request = self._decode(body, context)
-        call = _Call(request)
-        self._hand_over(call)
-        remaining = context.time_remaining()
-        if not call.answered.acquire(timeout=-1 if remaining is None else max(remaining, 0)):
-            context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the client's deadline passed")
-        now = self._seconds()
-        if call.error is None:
-            answer = success(request.guid, now)
-        elif isinstance(call.error, Overloaded):
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(call.error))
-        else:
-            reason = f"cannot publish events: {call.error}"
-            answer = failure(CODE_INTERNAL_ERROR, reason, now, request.guid)
-        encoded: bytes = self._codec.serializer.serialize(answer)
-        return encoded
-
-    def _decode(self, body: bytes, context: grpc.ServicerContext) -> CollectRequest:
-        identification = self._identification
-        received_at = self._seconds()
-        found: dict[str, Any] = {}
-        for key, value in context.invocation_metadata():
-            found.setdefault(key, value)
+        Args:
+            body: a protobuf SendEventRequest.
+            metadata: the call's, keys in lower case.
+            answer: where the outcome goes.
+        """
         try:
-            if identification.id_header not in found:
-                raise BadRequest("connection id header missing")
-            identifier = identification.identifier(
-                _text(found[identification.id_header]),
-                _text(found.get(identification.group_header)),
-            )
-            batch = self._codec.deserializer.deserialize(body)
+            request = self._decode(body, metadata)
         except BadRequest as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            raise AssertionError("abort raises") from None
+            answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return
+        self._inbox.append((request, answer))
+        if not self._woken:
+            self._woken = True
+            self._reactor.callFromThread(self._collect)
+
+    def _decode(self, body: bytes, metadata: Metadata) -> CollectRequest:
+        identification = self._identification
+        received_at = self._seconds()
+        values: dict[str, Any] = {}
+        for key, value in metadata:
+            values.setdefault(key, value)
+        if identification.id_header not in values:
+            raise BadRequest("connection id header missing")
+        identifier = identification.identifier(
+            _text(values[identification.id_header]), _text(values.get(identification.group_header))
+        )
+        batch = self._codec.deserializer.deserialize(body)
         count_request(self._metrics, identifier.group, batch)
         return CollectRequest(
             identifier, batch.guid, batch.sent_time, batch.types, batch.payloads, received_at
         )
 
-    def _hand_over(self, call: _Call) -> None:
-        """Put a call before the reactor, waking it once for all that come meanwhile."""
-        self._inbox.append(call)
-        if not self._woken:
-            self._woken = True
-            self._reactor.callFromThread(self._collect)
-
     def _collect(self) -> None:
-        """In the reactor thread: collect all that the threads have put down."""
+        """In the reactor thread, woken once for many: collect all that the threads put down."""
         self._woken = False
         while self._inbox:
-            call = self._inbox.popleft()
-            self._collector.collect(call.request).addCallbacks(call.succeed, call.fail)
+            request, answer = self._inbox.popleft()
+            self._collector.collect(request).addCallbacks(
+                self._stored, self._not_stored, (request, answer), None, (request, answer)
+            )
+
+    def _stored(self, _: None, request: CollectRequest, answer: Answer) -> None:
+        self._respond(answer, success(request.guid, self._seconds()))
+
+    def _not_stored(self, error: Failure, request: CollectRequest, answer: Answer) -> None:
+        cause = failure_value(error)
+        if isinstance(cause, Overloaded):
+            answer.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(cause))
+            return
+        reason = f"cannot publish events: {cause}"
+        self._respond(answer, failure(CODE_INTERNAL_ERROR, reason, self._seconds(), request.guid))
+
+    def _respond(self, answer: Answer, response: Response) -> None:
+        answer.send(self._codec.serializer.serialize(response))
 
 
 def _text(value: str | bytes | None) -> str | None:

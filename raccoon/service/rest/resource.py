@@ -210,9 +210,7 @@ class RestResource:
         body: bytes = self._codecs[canonical].serializer.serialize(response)
         if status != 200:
             request.setResponseCode(status)
-        headers = request.responseHeaders
-        headers.setRawHeaders(b"Content-Type", [content_type])
-        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        request.responseHeaders.setRawHeaders(b"Content-Type", [content_type])
         return body
 
 

@@ -10,13 +10,14 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
 from twisted.web.server import Request, Site
 
 from raccoon import __version__
 from raccoon.config import LimitSettings
 from raccoon.logs import Throttle
 from raccoon.service.rest.resource import EVENTS_PATH, RestResource
+from raccoon.service.transport import write_now
 
 _SERVER = b"Raccoon/" + __version__.encode("ascii")
 # Phases of a connection, each with its own deadline.
@@ -54,8 +55,6 @@ class EventRequest(Request):
     def process(self) -> None:
         """Take the hot route directly; every other one by Klein's map."""
         site = self.channel.site
-        self.responseHeaders.setRawHeaders(b"Server", [_SERVER])
-        self.responseHeaders.setRawHeaders(b"Date", [site.date()])
         if (body := site.rest.cross_origin(self)) is not None:
             self._finish(body)
         elif self.method == b"POST" and self.path == EVENTS_PATH:
@@ -69,9 +68,16 @@ class EventRequest(Request):
             super().write(data)
 
     def _finish(self, body: bytes) -> None:
+        """Send status, headers and body in one piece."""
         if self._disconnected:
             return
-        self.write(body)
+        lines = [self.channel.site.head(self.code)]
+        for name, values in self.responseHeaders.getAllRawHeaders():
+            lines += [b"%s: %s\r\n" % (name, value) for value in values]
+        lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
+        lines.append(body)
+        self.startedWriting = 1
+        write_now(self.channel.transport, b"".join(lines))
         self.finish()
 
     def _refuse_body(self, size: str) -> None:
@@ -83,7 +89,7 @@ class EventRequest(Request):
         )
         body = self.channel.site.rest.refuse(self, 413, reason)
         self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        self.setResponseCode(413)
+        self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         self.write(body)
         self.channel.discard()
 
@@ -101,7 +107,17 @@ class EventChannel(HTTPChannel):
         self.maxHeaders = limits.headers
         self.totalHeadersSize = limits.header_bytes
         self.MAX_LENGTH = limits.header_bytes
+        self._peer = self.transport.getPeer()
+        self._host = self.transport.getHost()
         super().connectionMade()
+
+    def getPeer(self) -> Any:
+        """The client's address; asked for by every request."""
+        return self._peer
+
+    def getHost(self) -> Any:
+        """This end's address; asked for by every request, and a system call each time."""
+        return self._host
 
     def dataReceived(self, data: bytes) -> None:
         """Parse, then set the deadline of the phase that the parser is left in."""
@@ -227,7 +243,8 @@ class EventSite(Site):
         )
         self.channels: set[EventChannel] = set()
         self.throttle = Throttle(self._logger, reactor.seconds)
-        self._date = (0, b"")
+        self._heads_of = 0
+        self._heads: dict[int, bytes] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """A channel, or None past LIMIT_HTTP_CONNECTIONS: the connection is closed."""
@@ -251,12 +268,22 @@ class EventSite(Site):
         request.responseHeaders.setRawHeaders(b"Server", [_SERVER])
         return super().getResourceFor(request)
 
-    def date(self) -> bytes:
-        """The Date header's value, formatted once a second."""
+    def head(self, code: int) -> bytes:
+        """Status line, Server and Date of an answer, formatted once a second."""
         now = int(self.reactor.seconds())
-        if self._date[0] != now:
-            self._date = (now, datetimeToString(now))
-        return self._date[1]
+        if now != self._heads_of:
+            self._heads_of = now
+            self._heads.clear()
+        head = self._heads.get(code)
+        if head is None:
+            phrase = RESPONSES.get(code, b"Unknown Status")
+            head = self._heads[code] = b"HTTP/1.1 %d %s\r\nServer: %s\r\nDate: %s\r\n" % (
+                code,
+                phrase,
+                _SERVER,
+                datetimeToString(now),
+            )
+        return head
 
     def log(self, request: Any) -> None:
         """No access log: a line a request would cost more than the request."""

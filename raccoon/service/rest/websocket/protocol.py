@@ -28,6 +28,7 @@ from raccoon.serialization import (
     success,
 )
 from raccoon.service.rest.websocket.connections import Refused
+from raccoon.service.transport import write_now
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     _in_flight = 0
     _paused = 0
     _unread: Any = None
+
+    # Autobahn's own versions format arguments for a log that is off.
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes from the client."""
+        self._dataReceived(data)
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Bytes to the client."""
+        write_now(self.transport, data)
 
     # From Autobahn: the life of the connection.
 
