@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 from typing import Any
@@ -35,6 +36,7 @@ from raccoon.worker import WorkerService
 
 _SETTLE_SECONDS = 1.0
 _FILES_BESIDE_CONNECTIONS = 200
+_COLLECT_AFTER = (20_000, 20, 50)
 
 
 class RaccoonService(MultiService):
@@ -153,9 +155,7 @@ class RaccoonService(MultiService):
         except RaccoonError as error:
             self._logger.critical("cannot start: {reason}", reason=str(error))
             raise
-        import os, gc
-        if os.environ.get("GCT"):
-            gc.collect(); gc.freeze(); gc.set_threshold(int(os.environ["GCT"]), 20, 50)
+        _spare_the_collector()
         self._reactor.callWhenRunning(self._install_signals)
         self.ready = True
         self._say_where()
@@ -254,6 +254,17 @@ class RaccoonService(MultiService):
             self._reactor.stop()
         except ReactorNotRunning:
             self._logger.info("already stopping")
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector pass over what start-up made, and run less often.
+
+    Requests leave few cycles behind; its default, every 700 allocations, costs 6 to 10% of the
+    CPU of a loaded server and its longest pauses.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 def _shown(address: Any) -> str:

@@ -19,7 +19,8 @@ from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 _KNOWN_TYPES_MAX = 4096
 _QUOTED_LENGTH = 60
-_EVENTS_TAG = b"\x1a"  # field 3, length-delimited
+_EVENTS_TAG = 0x1A  # field 3, length-delimited
+_EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
 _INT64 = 1 << 63
 _INT32 = 1 << 31
 
@@ -104,17 +105,18 @@ class ProtobufDeserializer:
 
     def deserialize(self, body: bytes) -> Batch:
         """Decode protobuf; see IDeserializer."""
-        if body.count(_EVENTS_TAG) > self._checks.max_events:
+        if len(body) > self._checks.max_events * _EVENT_BYTES_MIN:
             self._count_events(body)
         try:
             message = SendEventRequest.FromString(body)
         except DecodeError as error:
             reason = str(error).removeprefix("Error parsing message with type ")
             raise DeserializationError(f"not a protobuf SendEventRequest: {reason}") from None
-        events = message.events
+        events = list(message.events)
         sent_time = None
         if message.HasField("sent_time"):
-            sent_time = message.sent_time.seconds + message.sent_time.nanos / 1e9
+            moment = message.sent_time
+            sent_time = moment.seconds + moment.nanos / 1e9
         return self._checks.check(
             Batch(
                 message.req_guid,
@@ -137,7 +139,7 @@ class ProtobufDeserializer:
             elif wire_type == 2:
                 length, position = _varint(body, position)
                 position += length
-                if tag == _EVENTS_TAG[0]:
+                if tag == _EVENTS_TAG:
                     found += 1
                     if found > self._checks.max_events:
                         self._checks.too_many_events(f"more than {self._checks.max_events}")

@@ -21,7 +21,7 @@ from raccoon.logs import Throttle
 
 # Under load a group is launched at most this often, in seconds; a request that comes alone is
 # launched at once.
-_PACE = 0.002
+_PACE = 0.001
 
 Outcome = PublishError | None | Future[PublishError | None]
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[list[Outcome]]]

@@ -31,6 +31,10 @@ _LAST_REPORTS = 1.0
 _MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
 _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
+# Raccoon publishes in groups already: librdkafka's default of 5 ms only adds to each answer.
+_LINGER = {"linger.ms", "queue.buffering.max.ms"}
+_LINGER_MS = 2
+
 _UNKNOWN_TOPIC = frozenset(
     {
         KafkaError._UNKNOWN_TOPIC,
@@ -121,8 +125,8 @@ class _Delivery:
 class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
-    Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on
-    unless the user's options say otherwise.
+    Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on and
+    linger.ms is 2 unless the user's options say otherwise.
     """
 
     name = "kafka"
@@ -203,6 +207,7 @@ class KafkaPublisher:
     def _create(self) -> Producer:
         """A producer, idempotent unless the user's options exclude it."""
         options: dict[str, Any] = {
+            **({} if _LINGER & self._client.keys() else {"linger.ms": _LINGER_MS}),
             **self._client,
             "error_cb": self._on_error,
             "logger": logging.getLogger(f"{__name__}.librdkafka"),

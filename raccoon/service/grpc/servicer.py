@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import grpc
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,6 +21,7 @@ from raccoon.service.rest.resource import Codec
 
 SERVICE = "raystack.raccoon.v1beta1.EventService"
 METHOD = "SendEvent"
+_PAUSE = 0.001
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -40,7 +40,7 @@ class EventServicer:
     """Serves SendEvent.
 
     Args:
-        reactor: takes calls from threads.
+        reactor: takes calls from threads, and gives time.
         collector: where requests go; touched in the reactor thread only.
         protobuf: the codec.
         identification: reads the client's id and group.
@@ -52,7 +52,7 @@ class EventServicer:
 
     def __init__(
         self,
-        reactor: IReactorFromThreads,
+        reactor: Any,
         collector: ICollector,
         protobuf: Codec,
         identification: Identification,
@@ -107,13 +107,21 @@ class EventServicer:
         )
 
     def _collect(self) -> None:
-        """In the reactor thread, woken once for many: collect all that the threads put down."""
-        self._woken = False
+        """In the reactor thread: collect all that the threads put down.
+
+        While calls come, it looks again after a pause instead of being woken for each.
+        """
+        if not self._inbox:
+            self._woken = False
+            if not self._inbox:  # a call may have come before its thread could see the flag
+                return
+            self._woken = True
         while self._inbox:
             request, answer = self._inbox.popleft()
             self._collector.collect(request).addCallbacks(
                 self._stored, self._not_stored, (request, answer), None, (request, answer)
             )
+        self._reactor.callLater(_PAUSE, self._collect)
 
     def _stored(self, _: None, request: CollectRequest, answer: Answer) -> None:
         self._respond(answer, success(request.guid, self._seconds()))

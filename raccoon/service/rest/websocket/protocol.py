@@ -28,8 +28,9 @@ from raccoon.serialization import (
     success,
 )
 from raccoon.service.rest.websocket.connections import Refused
-from raccoon.service.transport import write_now
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
+from raccoon.service.rest.websocket.frames import data_frame, take_whole_messages
+from raccoon.service.transport import write_now
 
 if TYPE_CHECKING:
     from raccoon.service.rest.websocket.factory import EventWebSocketFactory
@@ -91,15 +92,25 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     _paused = 0
     _unread: Any = None
 
-    # Autobahn's own versions format arguments for a log that is off.
+    # Bytes, past Autobahn where the frame is a plain one.
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self.state == self.STATE_OPEN and not self.data and self._between_messages():
+            messages, taken = take_whole_messages(data, self.maxMessagePayloadSize)
+            for payload, binary in messages:
+                self.onMessage(payload, binary)
+            if taken == len(data):
+                return
+            data = data[taken:]
         self._dataReceived(data)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Bytes to the client."""
         write_now(self.transport, data)
+
+    def _between_messages(self) -> bool:
+        return self.current_frame is None and not self.inside_message
 
     # From Autobahn: the life of the connection.
 
@@ -289,7 +300,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def _send(self, response: Response, binary: bool) -> None:
         if self.state == self.STATE_OPEN:
             codec = self.factory.protobuf if binary else self.factory.json
-            self.sendMessage(codec.serializer.serialize(response), binary)
+            write_now(self.transport, data_frame(codec.serializer.serialize(response), binary))
 
     def _refuse(self, reason: str, now: float) -> None:
         if reason == "exists":
