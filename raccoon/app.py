@@ -62,12 +62,12 @@ class RaccoonService(MultiService):
         self._settings = settings
         self.ready = False
         self.metrics = Metrics(settings.metric.label_values)
-        self.collector = Collector(
-            settings.worker, settings.event, self.metrics, reactor.seconds
-        )
+        self.collector = Collector(settings.worker, settings.event, self.metrics, reactor.seconds)
         identification = Identification(settings.websocket, settings.limits)
         json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
-        protobuf = Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer())
+        protobuf = Codec(
+            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
+        )
         publisher = make_publisher(PublisherContext(settings, self.metrics))
         websocket = EventWebSocketFactory(
             reactor,

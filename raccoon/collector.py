@@ -63,9 +63,7 @@ class CollectRequest:
         self.payloads = payloads
         self.received_at = received_at
         self.queued_at = received_at
-        self.size = (
-            _REQUEST_OVERHEAD + _EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
-        )
+        self.size = _REQUEST_OVERHEAD + _EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
 
@@ -174,7 +172,7 @@ class Collector:
         """Fires when nothing that was admitted is unsettled."""
         if not self.unsettled_requests:
             return succeed(None)
-        waiter: Deferred[None] = Deferred(lambda d: self._idle_waiters.remove(d))
+        waiter: Deferred[None] = Deferred(self._idle_waiters.remove)
         self._idle_waiters.append(waiter)
         return waiter
 

@@ -330,7 +330,10 @@ class PubSubSettings:
         "PUBLISHER_PUBSUB_TOPIC_AUTOCREATE", False, "create missing topics", _boolean
     )
     topic_retention_ms: int = _option(
-        "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS", 0, "retention of created topics", _integer(0, 1 << 40)
+        "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS",
+        0,
+        "retention of created topics",
+        _integer(0, 1 << 40),
     )
     publish_delay_threshold_ms: int = _option(
         "PUBLISHER_PUBSUB_PUBLISH_DELAY_THRESHOLD_MS", 10, "a batch waits this long", _MILLISECONDS
@@ -468,6 +471,11 @@ class Option(NamedTuple):
     def flag(self) -> str:
         """The option's flag without the leading dashes."""
         return self.variable.lower().replace("_", ".")
+
+    @property
+    def default_shown(self) -> str:
+        """The default as people read it."""
+        return shown(self.variable, self.default) or "none"
 
 
 def _walk(section: type[Any]) -> Iterator[Option]:
@@ -640,7 +648,9 @@ def describe(settings: Settings) -> list[str]:
     """The effective configuration, one `VARIABLE=value  # source` a line, secrets masked."""
     lines = []
     for option in OPTIONS:
-        value = shown(option.variable, getattr(_section(settings, option.section), option.attribute))
+        value = shown(
+            option.variable, getattr(_section(settings, option.section), option.attribute)
+        )
         source = settings.sources.get(option.variable, "default")
         lines.append(f"{option.variable}={value}  # {source}")
     for name, value in sorted(settings.publisher.kafka.client.items()):

@@ -49,9 +49,7 @@ class _Checks:
         self.json_depth = limits.json_depth
         self._guid_length = limits.guid_length
         self._type_pattern = (
-            re.compile(event.type_pattern)
-            if "%s" in event.distribution_publisher_pattern
-            else None
+            re.compile(event.type_pattern) if "%s" in event.distribution_publisher_pattern else None
         )
         self._known_types: set[str] = set()
 
@@ -275,9 +273,7 @@ def _bytes(value: Any, index: int) -> bytes:
             for position, item in enumerate(value)
             if type(item) is not int or not 0 <= item <= 255
         )
-        raise _mismatch(
-            f"events[{index}].event_bytes[{position}]", "a number from 0 to 255", wrong
-        )
+        raise _mismatch(f"events[{index}].event_bytes[{position}]", "a number from 0 to 255", wrong)
     if value is None:
         return b""
     raise _mismatch(f"events[{index}].event_bytes", "base64 or an array of bytes", value)

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
+
+from raccoon.errors import PublishError
+
+if TYPE_CHECKING:
+    from raccoon.collector import CollectRequest
+    from raccoon.deserialization import Batch
+    from raccoon.serialization import Response
+
+# What became of one request: None, every event is confirmed; an error; or not known yet.
+Outcome = PublishError | Future[PublishError | None] | None
 
 # Parameter names are the contract; zope methods take no self.
 # ruff: noqa: N805
@@ -11,10 +26,10 @@ from zope.interface import Attribute, Interface
 class ICollector(Interface):
     """Where the edges hand their requests."""
 
-    def collect(request):  # type: ignore[no-untyped-def]
+    def collect(request: CollectRequest) -> Deferred[None]:
         """Take a CollectRequest; see raccoon.collector.Collector.collect."""
 
-    def when_room(resume):  # type: ignore[no-untyped-def]
+    def when_room(resume: Callable[[], None]) -> None:
         """Call `resume` once when a refused client may push again."""
 
 
@@ -26,18 +41,18 @@ class IPublisher(Interface):
     IPublisher.
     """
 
-    name = Attribute("the publisher's name in metrics, such as `kafka`")
-    destination = Attribute("one line for people: where events go")
-    reachable = Attribute("False while the destination is known not to answer, else True")
+    name: str = Attribute("the publisher's name in metrics, such as `kafka`")
+    destination: str = Attribute("one line for people: where events go")
+    reachable: bool = Attribute("False while the destination is known not to answer, else True")
 
-    def start():  # type: ignore[no-untyped-def]
+    def start() -> None:
         """Open what is needed. Called once, on the reactor thread: must not wait for a network.
 
         Raises:
             StartError: the options cannot be used.
         """
 
-    def publish(requests):  # type: ignore[no-untyped-def]
+    def publish(requests: Sequence[CollectRequest]) -> Sequence[Outcome]:
         """Deliver a group of CollectRequests, blocking. Several threads may call at once.
 
         Returns:
@@ -47,7 +62,7 @@ class IPublisher(Interface):
             event did; what it raises fails the whole group.
         """
 
-    def close(timeout):  # type: ignore[no-untyped-def]
+    def close(timeout: float) -> int:
         """Flush for at most `timeout` seconds and release everything; blocking.
 
         Every `publish` under way and every Future comes to its end.
@@ -60,23 +75,23 @@ class IPublisher(Interface):
 class IMetrics(Interface):
     """Counts things. Safe from any thread. Names and labels are those of raccoon.metrics.names."""
 
-    def count(name, value, labels):  # type: ignore[no-untyped-def]
+    def count(name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Add `value` to a counter."""
 
-    def gauge(name, value, labels):  # type: ignore[no-untyped-def]
+    def gauge(name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Set a gauge."""
 
-    def adjust(name, value, labels):  # type: ignore[no-untyped-def]
+    def adjust(name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Add `value`, which may be negative, to a gauge."""
 
-    def observe(name, value, labels):  # type: ignore[no-untyped-def]
+    def observe(name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         """Record one value, in milliseconds, in a histogram."""
 
 
 class IDeserializer(Interface):
     """Wire to message."""
 
-    def deserialize(body):  # type: ignore[no-untyped-def]
+    def deserialize(body: bytes) -> Batch:
         """Decode `bytes` into a raccoon.deserialization.Batch.
 
         Raises:
@@ -88,5 +103,5 @@ class IDeserializer(Interface):
 class ISerializer(Interface):
     """Message to wire."""
 
-    def serialize(response):  # type: ignore[no-untyped-def]
+    def serialize(response: Response) -> bytes:
         """Encode a raccoon.serialization.Response as `bytes`."""

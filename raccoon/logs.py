@@ -72,10 +72,8 @@ def make_observer(stream: TextIO | LogFile, level: str) -> ILogObserver:
     """An observer that writes lines of `level` (a LOG_LEVEL) and above."""
     predicate = LogLevelFilterPredicate(LEVELS[level])
     bridge_standard_logging(level)
-    observer: ILogObserver = FilteringLogObserver(
-        FileLogObserver(stream, format_line),
-        [predicate],  # type: ignore[arg-type]
-    )
+    file: Any = stream
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, format_line), [predicate])
     return observer
 
 

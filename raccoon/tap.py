@@ -44,7 +44,7 @@ class Options(usage.Options):
             option.flag,
             None,
             None,
-            f"{option.meaning} [default: {config.shown(option.variable, option.default) or 'none'}]",
+            f"{option.meaning} [default: {option.default_shown}]",
         ]
         for option in config.OPTIONS
     ]
@@ -118,7 +118,7 @@ twistd_log = TwistdLog()
 
 def makeService(options: Options) -> IService:
     """The service that the options describe."""
-    from twisted.internet import reactor
+    from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     sys.excepthook = _one_line(sys.excepthook)
     return RaccoonService(reactor, options.settings, options["http"], options["grpc"])

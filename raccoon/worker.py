@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError, inlineCallbacks
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -16,15 +17,14 @@ from twisted.python.failure import Failure
 from raccoon.collector import Collector, CollectRequest
 from raccoon.config import WorkerSettings
 from raccoon.errors import PublishError
-from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.interfaces import IMetrics, IPublisher, Outcome
 from raccoon.logs import Throttle
 
 # Under load a group is launched at most this often, in seconds; a request that comes alone is
 # launched at once.
 _PACE = 0.001
 
-Outcome = PublishError | None | Future[PublishError | None]
-PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[list[Outcome]]]
+PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
 
 
 class WorkerService(Service):
@@ -53,7 +53,6 @@ class WorkerService(Service):
         settings: WorkerSettings,
         metrics: IMetrics,
     ) -> None:
-        assert IReactorTime.providedBy(reactor) or IReactorCore.providedBy(reactor)
         self._reactor = reactor
         self._collector = collector
         self._publish = publish
@@ -84,10 +83,8 @@ class WorkerService(Service):
             Fires with the number of events that were never handed to the publisher. Their
             requests fail; those under way go on until the publisher is closed.
         """
-        try:
+        with suppress(TimeoutError):
             yield self._collector.when_idle().addTimeout(timeout, self._reactor)
-        except TimeoutError:
-            pass
         self._collector.close()
         self.stopService()
         abandoned = self._collector.queue.take(len(self._collector.queue.pending))
@@ -131,14 +128,14 @@ class WorkerService(Service):
         done.addErrback(self._publisher_raised, group)
         done.addCallback(self._published, group, slot, started)
 
-    def _publisher_raised(self, failure: Failure, group: list[CollectRequest]) -> list[Outcome]:
+    def _publisher_raised(self, failure: Failure, group: list[CollectRequest]) -> Sequence[Outcome]:
         self._logger.failure("the publisher raised", failure=failure)
         return [
             PublishError(len(r.types), len(r.types), [failure.getErrorMessage()]) for r in group
         ]
 
     def _published(
-        self, outcomes: list[Outcome], group: list[CollectRequest], slot: str, started: float
+        self, outcomes: Sequence[Outcome], group: list[CollectRequest], slot: str, started: float
     ) -> None:
         self._free_slots.append(slot)
         self._slots.release()
@@ -191,7 +188,9 @@ class WorkerService(Service):
             self._logger.failure("the worker loop failed", failure=failure)
 
 
-def _one_outcome_each(outcomes: list[Outcome], group: list[CollectRequest]) -> list[Outcome]:
+def _one_outcome_each(
+    outcomes: Sequence[Outcome], group: list[CollectRequest]
+) -> Sequence[Outcome]:
     if len(outcomes) != len(group):
         raise ValueError(f"{len(outcomes)} outcomes for {len(group)} requests")
     return outcomes

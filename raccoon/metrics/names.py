@@ -56,13 +56,19 @@ METRICS = (
     ),
     Metric("events_rx_total", COUNTER, ("conn_group", "event_type"), "events in requests"),
     Metric(
-        "events_rx_bytes_total", COUNTER, ("conn_group", "event_type"), "bytes of events in requests"
+        "events_rx_bytes_total",
+        COUNTER,
+        ("conn_group", "event_type"),
+        "bytes of events in requests",
     ),
     Metric(
         "events_duplicate_total", COUNTER, ("conn_group", "reason"), "requests that were duplicates"
     ),
     Metric(
-        "batch_idle_in_channel_milliseconds", HISTOGRAM, ("worker",), "wait of a request in the queue"
+        "batch_idle_in_channel_milliseconds",
+        HISTOGRAM,
+        ("worker",),
+        "wait of a request in the queue",
     ),
     Metric("kafka_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to Kafka"),
     Metric("log_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to the log"),
@@ -79,9 +85,7 @@ METRICS = (
         ("worker",),
         "from taken off the queue to published",
     ),
-    Metric(
-        "server_processing_latency_milliseconds", HISTOGRAM, _GROUP, "from read to published"
-    ),
+    Metric("server_processing_latency_milliseconds", HISTOGRAM, _GROUP, "from read to published"),
     Metric("ack_event_rtt_ms", HISTOGRAM, (), "from published to answered on WebSocket"),
     Metric("event_rtt_ms", HISTOGRAM, (), "from read to answered on WebSocket"),
     Metric("kafka_messages_delivered_total", COUNTER, _TOPIC, "events confirmed by Kafka"),
@@ -93,7 +97,10 @@ METRICS = (
         "events for a topic that does not exist",
     ),
     Metric(
-        "kafka_message_too_large_total", COUNTER, _TOPIC, "events larger than the broker or topic takes"
+        "kafka_message_too_large_total",
+        COUNTER,
+        _TOPIC,
+        "events larger than the broker or topic takes",
     ),
     Metric("requests_refused_total", COUNTER, ("reason",), "requests refused: overloaded"),
     Metric("events_refused_total", COUNTER, ("reason",), "events in refused requests"),

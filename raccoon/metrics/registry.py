@@ -111,9 +111,7 @@ class Metrics(Collector):
                 for label, value in zip(metric.labels, bounded, strict=True)
             )
         if bounded not in series:
-            series[bounded] = (
-                [0.0] * (2 + len(metric.buckets)) if metric.kind == HISTOGRAM else 0.0
-            )  # type: ignore[assignment]
+            series[bounded] = [0.0] * (2 + len(metric.buckets)) if metric.kind == HISTOGRAM else 0.0  # type: ignore[assignment]
         return bounded
 
     def _bound(self, label: str, value: str) -> str:

@@ -12,9 +12,8 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
-from twisted.web.http import Request
 from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from raccoon.collector import Collector
 from raccoon.config import MetricSettings
@@ -37,7 +36,7 @@ class _Scrape(Resource):
         self._metrics = metrics
         self._path = path.encode()
 
-    def render_GET(self, request: Request) -> bytes | int:  # noqa: N802 - twisted.web's name
+    def render_GET(self, request: Request) -> bytes | int:
         if request.path != self._path:
             request.setResponseCode(404)
             return b"Not Found\n"
@@ -45,7 +44,9 @@ class _Scrape(Resource):
             self._reactor, self._reactor.getThreadPool(), self._metrics.expose
         )
         rendering.addCallbacks(
-            self._write, request.processingFailed, (request,)  # type: ignore[attr-defined]
+            self._write,
+            request.processingFailed,
+            (request,),
         )
         return NOT_DONE_YET
 

@@ -28,6 +28,8 @@ def make_publisher(context: PublisherContext) -> IPublisher:
     try:
         make = point.load()
     except ImportError as error:
-        raise StartError(f"PUBLISHER_TYPE: the publisher {name!r} cannot be imported: {error}") from error
+        raise StartError(
+            f"PUBLISHER_TYPE: the publisher {name!r} cannot be imported: {error}"
+        ) from error
     publisher: IPublisher = make(context)
     return publisher

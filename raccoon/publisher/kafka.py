@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError, StartError
-from raccoon.interfaces import IPublisher
+from raccoon.interfaces import IPublisher, Outcome
 from raccoon.publisher import PublisherContext
 
 _log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class _Delivery:
         if self._reported == accepted:
             self._finish()
 
-    def result(self) -> PublishError | None | Future[PublishError | None]:
+    def result(self) -> Outcome:
         with self._group.lock:
             if self._finished:
                 return self.outcome
@@ -164,9 +164,7 @@ class KafkaPublisher:
             raise StartError(f"Kafka client options: {_text(error.args[0])}") from None
         self._poller.start()
 
-    def publish(
-        self, requests: Sequence[CollectRequest]
-    ) -> list[PublishError | None | Future[PublishError | None]]:
+    def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
         group = _Group(len(requests))
         deliveries = [_Delivery(self, group, request) for request in requests]

@@ -27,7 +27,7 @@ def render(data: bytes, depth: int = 0) -> str | None:
     return ", ".join(parts)
 
 
-def _field(data: bytes, position: int, depth: int) -> tuple[str, int] | None:
+def _field(data: bytes, position: int, depth: int) -> tuple[str, int] | None:  # noqa: PLR0911
     tag = _varint(data, position)
     if tag is None or tag[0] >> 3 == 0:
         return None

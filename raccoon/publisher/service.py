@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from raccoon.collector import CollectRequest
-from raccoon.interfaces import IPublisher
+from raccoon.interfaces import IPublisher, Outcome
 
 
 class PublisherService(Service):
@@ -41,8 +41,9 @@ class PublisherService(Service):
         self._pool = ThreadPool(0, self._pool_size + 1, "publisher")
         self._pool.start()
 
-    def publish(self, requests: Sequence[CollectRequest]) -> Deferred[list[Any]]:
+    def publish(self, requests: Sequence[CollectRequest]) -> Deferred[Sequence[Outcome]]:
         """Deliver a group in a thread; fires with one outcome for each request."""
+        assert self._pool is not None
         return deferToThreadPool(self._reactor, self._pool, self.publisher.publish, requests)
 
     @inlineCallbacks

@@ -19,7 +19,9 @@ def default_endpoint(port: int) -> str:
     return f"tcp6:{port}:interface=\\:\\:" if socket.has_dualstack_ipv6() else f"tcp:{port}"
 
 
-def listen(reactor: Any, option: str, description: str, factory: IProtocolFactory) -> IListeningPort:
+def listen(
+    reactor: Any, option: str, description: str, factory: IProtocolFactory
+) -> IListeningPort:
     """Open the endpoint that a string describes.
 
     Args:
@@ -43,8 +45,7 @@ def listen(reactor: Any, option: str, description: str, factory: IProtocolFactor
         opening.cancel()
         raise StartError(f"{option} {description}: this kind of endpoint is not supported")
     if isinstance(result[0], Failure):
-        error = result[0].value
-        if isinstance(error, CannotListenError):
-            error = error.socketError
-        raise StartError(f"{option} {description}: cannot listen: {error}")
+        cause = result[0].value
+        reason = cause.socketError if isinstance(cause, CannotListenError) else cause
+        raise StartError(f"{option} {description}: cannot listen: {reason}")
     return result[0]

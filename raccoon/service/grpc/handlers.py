@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from twisted.logger import Logger
@@ -31,19 +31,20 @@ except ImportError:
 _log = Logger()
 
 Serve = Callable[[bytes, Metadata, Answer], None]
+Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-def make_handler(serve: Serve) -> grpc.RpcMethodHandler:
+def make_handler(serve: Serve) -> Handler:
     """The better of the two that this grpcio allows, for a method on bytes."""
     return direct_handler(serve) if DIRECT else blocking_handler(serve)
 
 
-def direct_handler(serve: Serve) -> grpc.RpcMethodHandler:
+def direct_handler(serve: Serve) -> Handler:
     """Serve in the server's own thread."""
     return grpc.unary_unary_rpc_method_handler(_DirectBehavior(serve))
 
 
-def blocking_handler(serve: Serve) -> grpc.RpcMethodHandler:
+def blocking_handler(serve: Serve) -> Handler:
     """Serve in a thread of the server's pool, which waits for the outcome."""
 
     def behavior(body: bytes, context: grpc.ServicerContext) -> bytes:
@@ -96,7 +97,7 @@ class _CallTaker(ThreadPoolExecutor):
         super().__init__(1)
         self._serve = serve
 
-    def submit(self, *submitted: Any, **_: Any) -> Future[Any]:  # type: ignore[override]
+    def submit(self, *submitted: Any, **_: Any) -> Future[Any]:
         """Ask for the call's message; the Future ends with the call."""
         event, state = submitted[2], submitted[3]
         call = _DirectAnswer(event, state)

@@ -119,7 +119,7 @@ class EventServicer:
         while self._inbox:
             request, answer = self._inbox.popleft()
             self._collector.collect(request).addCallbacks(
-                self._stored, self._not_stored, (request, answer), None, (request, answer)
+                self._stored, self._not_stored, (request, answer), {}, (request, answer)
             )
         self._reactor.callLater(_PAUSE, self._collect)
 

@@ -123,7 +123,7 @@ class RestResource:
                 _header(request, self._identification.id_header_bytes),
                 _header(request, self._identification.group_header_bytes),
             )
-            batch = codec.deserializer.deserialize(request.content.read())
+            batch = codec.deserializer.deserialize(_body(request))
         except BadRequest as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("REST request refused: {reason}", reason=str(error))
@@ -140,11 +140,11 @@ class RestResource:
             self._stored,
             self._not_stored,
             (request, content_type, batch.guid),
-            None,
+            {},
             (request, content_type, batch.guid),
         )
 
-    @app.handle_errors(HTTPException)
+    @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def no_route(self, request: Request, error: Failure) -> bytes:
         """404 and 405, in one line."""
         assert isinstance(error.value, HTTPException)
@@ -204,14 +204,20 @@ class RestResource:
     def _answer(
         self, request: Request, content_type: bytes, status: int, response: Response
     ) -> bytes:
-        canonical = _ALIASES.get(content_type) or _ALIASES[
-            content_type.split(b";", 1)[0].strip().lower()
-        ]
+        canonical = (
+            _ALIASES.get(content_type) or _ALIASES[content_type.split(b";", 1)[0].strip().lower()]
+        )
         body: bytes = self._codecs[canonical].serializer.serialize(response)
         if status != 200:
             request.setResponseCode(status)
         request.responseHeaders.setRawHeaders(b"Content-Type", [content_type])
         return body
+
+
+def _body(request: Request) -> bytes:
+    assert request.content is not None
+    body: bytes = request.content.read()
+    return body
 
 
 def _header(request: Request, name: bytes) -> str | None:

@@ -6,11 +6,8 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
-from raccoon.errors import StartError
 from raccoon.service.listening import listen
 from raccoon.service.rest.site import EventSite
 from raccoon.service.rest.websocket.factory import EventWebSocketFactory
@@ -76,7 +73,7 @@ class RestService(Service):
             yield closing.addTimeout(_CLOSE_HANDSHAKE_SECONDS, self._reactor)
         except TimeoutError:
             for connection in self._websocket.table:
-                connection.dropConnection(abort=True)
+                connection.abort()
         for channel in list(self._site.channels):
             channel.transport.loseConnection()
         if self._websocket.numPorts:

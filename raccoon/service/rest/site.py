@@ -28,6 +28,8 @@ _LINGER_SECONDS = 1.0
 class EventRequest(Request):
     """A request whose body is bounded while it is read."""
 
+    channel: Any
+    content: Any
     refused = False
     _received = 0
 
@@ -84,9 +86,7 @@ class EventRequest(Request):
         self.refused = True
         limit = self.channel.site.limits.request_bytes
         self.clientproto = b"HTTP/1.1"
-        reason = (
-            f"the body has {size}; at most {limit} bytes are allowed (LIMIT_REQUEST_BYTES)"
-        )
+        reason = f"the body has {size}; at most {limit} bytes are allowed (LIMIT_REQUEST_BYTES)"
         body = self.channel.site.rest.refuse(self, 413, reason)
         self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
@@ -98,6 +98,8 @@ class EventChannel(HTTPChannel):
     """HTTP/1.1 with a deadline for each phase of a request, whatever trickles in meanwhile."""
 
     site: Any
+    transport: Any
+    _networkProducer: Any
     _phase = _IDLE
     _taken_over = False
 

@@ -33,6 +33,9 @@ class Connection(Protocol):
     def stop_reading(self) -> None:
         """Take no further message."""
 
+    def abort(self) -> None:
+        """Drop the connection at once."""
+
 
 class Refused(Exception):
     """The table does not take a connection; `reason` is that of user_connection_failure_total."""

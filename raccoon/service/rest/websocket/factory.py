@@ -100,5 +100,6 @@ class UpgradeResource(WebSocketResource):  # type: ignore[misc]
 
     def render(self, request: Request) -> Any:
         """Take the transport; its HTTP channel lets go of it first."""
-        request.channel.take_over()
+        channel: Any = request.channel
+        channel.take_over()
         return super().render(request)

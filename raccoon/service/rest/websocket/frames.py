@@ -40,7 +40,7 @@ def take_whole_messages(data: bytes, max_size: int) -> tuple[list[tuple[bytes, b
         elif not 0 <= length < 126:
             break
         stop = start + 4 + length
-        if (opcode != _BINARY and opcode != _TEXT) or stop > end or length > max_size:
+        if opcode not in (_TEXT, _BINARY) or stop > end or length > max_size:
             break
         unmask = create_xor_masker(data[start : start + 4], length).process
         payload = unmask(data[start + 4 : stop])

@@ -189,7 +189,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         )
         self._begin()
         factory.collector.collect(request).addCallbacks(
-            self._stored, self._not_stored, (request, isBinary), None, (request, isBinary)
+            self._stored, self._not_stored, (request, isBinary), {}, (request, isBinary)
         )
 
     def onPong(self, payload: bytes) -> None:
@@ -210,9 +210,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         lasted = factory.reactor.seconds() - self._connected_at
         self._connected_at = None
         factory.metrics.observe("user_session_duration_milliseconds", lasted * 1000, (group,))
-        count_rejected(
-            factory.metrics, "closeerror" if code in _CLOSE_CODES else "unknown", group
-        )
+        count_rejected(factory.metrics, "closeerror" if code in _CLOSE_CODES else "unknown", group)
         factory.logger.debug(
             "disconnected", id=self.identifier.id, group=group, code=code, why_closed=reason
         )
@@ -241,6 +239,10 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def stop_reading(self) -> None:
         """Take no further message."""
         self._pause(_STOPPING)
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self.dropConnection(abort=True)
 
     # From the transport, whose buffer of unsent answers fills and empties.
 
@@ -346,9 +348,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             now = self.factory.reactor.seconds()
             reason = "cannot publish events: the first copy of this batch failed"
             answer = (
-                success(guid, now)
-                if published
-                else failure(CODE_INTERNAL_ERROR, reason, now, guid)
+                success(guid, now) if published else failure(CODE_INTERNAL_ERROR, reason, now, guid)
             )
             self._answer(answer, binary)
 
