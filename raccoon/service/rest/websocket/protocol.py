@@ -234,7 +234,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def go_away(self) -> None:
         """Close in an orderly way: the server is stopping."""
-        self.sendClose(_GOING_AWAY, "the server is stopping")
+        self._close(_GOING_AWAY, "the server is stopping")
 
     def stop_reading(self) -> None:
         """Take no further message."""
@@ -313,7 +313,12 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             who = "Max connection reached"
             refusal = failure(CODE_MAX_CONNECTION_LIMIT_REACHED, "max connection reached", now)
         self._send(refusal, True)
-        self.sendClose(_POLICY_VIOLATION, who.encode()[:_REASON_BYTES].decode(errors="ignore"))
+        self._close(_POLICY_VIOLATION, who)
+
+    def _close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake; Autobahn's sendClose takes only a client's codes."""
+        cut = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
+        self.sendCloseFrame(code, cut.encode())
 
     def _upgrade_failed(self, group: str, reason: str) -> None:
         self.factory.metrics.count("user_connection_failure_total", 1, (group, "ugfailure"))
