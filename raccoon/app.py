@@ -18,6 +18,7 @@ from raccoon.config import Settings
 from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
 from raccoon.identification import Identification
+from raccoon.listening import default_endpoint
 from raccoon.metrics.registry import Metrics
 from raccoon.metrics.service import MetricsService
 from raccoon.publisher import PublisherContext
@@ -26,7 +27,6 @@ from raccoon.publisher.service import PublisherService
 from raccoon.serialization import JsonSerializer, ProtobufSerializer
 from raccoon.service.grpc.service import GrpcService
 from raccoon.service.grpc.servicer import EventServicer
-from raccoon.service.listening import default_endpoint
 from raccoon.service.rest.cors import CorsPolicy
 from raccoon.service.rest.resource import Codec, RestResource
 from raccoon.service.rest.service import RestService
@@ -36,7 +36,7 @@ from raccoon.worker import WorkerService
 
 _SETTLE_SECONDS = 1.0
 _FILES_BESIDE_CONNECTIONS = 200
-_COLLECT_AFTER = (20_000, 20, 50)
+_COLLECT_AFTER = (20_000, 10, 10)
 
 
 class RaccoonService(MultiService):
@@ -85,7 +85,6 @@ class RaccoonService(MultiService):
             protobuf,
             identification,
             CorsPolicy(settings.cors),
-            UpgradeResource(websocket),
             self.metrics,
             reactor.seconds,
         )
@@ -111,7 +110,7 @@ class RaccoonService(MultiService):
         self._rest = RestService(
             reactor,
             http or default_endpoint(settings.websocket.port),
-            EventSite(rest, settings.limits, reactor),
+            EventSite(rest, UpgradeResource(websocket), settings.limits, reactor),
             websocket,
         )
         self._grpc = GrpcService(

@@ -8,13 +8,10 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredQueue, fail, succeed
 from zope.interface import implementer
 
-from raccoon.config import EventSettings, WorkerSettings
+from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import ICollector, IMetrics
-
-_REQUEST_OVERHEAD = 1024
-_EVENT_OVERHEAD = 128
 
 
 class CollectRequest:
@@ -63,7 +60,7 @@ class CollectRequest:
         self.payloads = payloads
         self.received_at = received_at
         self.queued_at = received_at
-        self.size = _REQUEST_OVERHEAD + _EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
+        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
 
@@ -165,8 +162,11 @@ class Collector:
         self._closed = True
 
     def when_room(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once when half of the queue is free again."""
-        self._room_waiters.append(resume)
+        """Call `resume` once when half of the queue is free again, which may be now."""
+        if self._has_room():
+            resume()
+        else:
+            self._room_waiters.append(resume)
 
     def when_idle(self) -> Deferred[None]:
         """Fires when nothing that was admitted is unsettled."""

@@ -20,8 +20,21 @@ import yaml
 from raccoon.errors import ConfigError
 
 KAFKA_CLIENT_PREFIX = "PUBLISHER_KAFKA_CLIENT_"
-_SECRET_WORDS = ("password", "secret", "ssl.key", "sasl.jaas", "token", "keystore")
+_SECRET_WORDS = (
+    "password",
+    "passphrase",
+    "secret",
+    "private.key",
+    "ssl.key",
+    "sasl.jaas",
+    "token",
+    "keystore",
+)
 MASK = "********"
+
+# Bytes of memory that a request and each of its events are charged with besides their payloads.
+REQUEST_OVERHEAD = 1024
+EVENT_OVERHEAD = 128
 
 Parser = Callable[[Any], Any]
 
@@ -95,6 +108,12 @@ def _header(value: Any) -> str:
     return str(value)
 
 
+def _required_header(value: Any) -> str:
+    if not _header(value):
+        raise ValueError("the name of an HTTP header")
+    return str(value)
+
+
 _PORT = _integer(0, 65535)
 _MILLISECONDS = _integer(0, 7 * 24 * 3600 * 1000)
 _COUNT = _integer(1, 100_000_000)
@@ -126,7 +145,7 @@ class WebSocketSettings:
         "SERVER_WEBSOCKET_CONN_ID_HEADER",
         "X-User-ID",
         "header (gRPC: metadata key) that identifies a client",
-        _header,
+        _required_header,
     )
     conn_group_header: str = _option(
         "SERVER_WEBSOCKET_CONN_GROUP_HEADER", "", "header that names a client's group", _header
@@ -532,7 +551,7 @@ def read_file(path: str) -> dict[str, Any]:
             path = (*words, str(key))
             if isinstance(value, dict):
                 flatten(value, path)
-            else:
+            elif value is not None:
                 found["_".join(path).upper().replace(".", "_")] = value
 
     flatten(document, ())
@@ -635,6 +654,14 @@ def _inconsistencies(settings: Settings) -> list[str]:
         problems.append(
             "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS: missing; expected host:port of a broker,"
             " as PUBLISHER_TYPE is kafka"
+        )
+    largest = (
+        settings.limits.request_bytes + REQUEST_OVERHEAD + EVENT_OVERHEAD * settings.limits.events
+    )
+    if settings.worker.buffer_max_bytes < largest:
+        problems.append(
+            f"WORKER_BUFFER_MAX_BYTES: {settings.worker.buffer_max_bytes}; expected at least"
+            f" {largest}, for one request of LIMIT_REQUEST_BYTES with LIMIT_EVENTS events"
         )
     if not settings.metric.prometheus_path.startswith("/"):
         problems.append(

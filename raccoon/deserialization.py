@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from binascii import Error as Base64Error
 from binascii import a2b_base64
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,6 +20,7 @@ _KNOWN_TYPES_MAX = 4096
 _QUOTED_LENGTH = 60
 _EVENTS_TAG = 0x1A  # field 3, length-delimited
 _EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
+_OTHER_FIELDS_MAX = 10_000
 _INT64 = 1 << 63
 _INT32 = 1 << 31
 
@@ -90,8 +90,14 @@ class _Checks:
 
 
 def _quoted(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _QUOTED_LENGTH else text[:_QUOTED_LENGTH] + "…"
+    """A value as an error may show it: short, whatever a client sent."""
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    if isinstance(value, str) and len(value) > _QUOTED_LENGTH:
+        return repr(value[:_QUOTED_LENGTH]) + "…"
+    return repr(value)
 
 
 @implementer(IDeserializer)
@@ -126,8 +132,14 @@ class ProtobufDeserializer:
 
     def _count_events(self, body: bytes) -> None:
         """Refuse too many events before any is decoded: an empty one takes two bytes to send."""
-        found = position = 0
+        found = fields = position = 0
         while position < len(body):
+            fields += 1
+            if fields > self._checks.max_events + _OTHER_FIELDS_MAX:
+                raise LimitExceeded(
+                    f"more than {self._checks.max_events} events and {_OTHER_FIELDS_MAX} other"
+                    " fields (LIMIT_EVENTS)"
+                )
             tag, position = _varint(body, position)
             wire_type = tag & 7
             if wire_type == 0:
@@ -174,7 +186,7 @@ class JsonDeserializer:
             raise DeserializationError(f"not JSON: {error}") from None
         if document is None:
             document = {}
-        fields = self._fields(document, "request", _REQUEST_KEYS)
+        fields = self._fields(document, "request", _REQUEST_KEYS, 1)
         guid = fields.get("req_guid")
         events = fields.get("events")
         if guid is None:
@@ -190,7 +202,7 @@ class JsonDeserializer:
         types: list[str] = []
         payloads: list[bytes] = []
         for index, event in enumerate(events):
-            fields_of_event = self._fields(event, f"events[{index}]", _EVENT_KEYS)
+            fields_of_event = self._fields(event, f"events[{index}]", _EVENT_KEYS, 3)
             event_type = fields_of_event.get("type")
             if event_type is None:
                 event_type = ""
@@ -200,8 +212,8 @@ class JsonDeserializer:
             payloads.append(_bytes(fields_of_event.get("event_bytes"), index))
         return self._checks.check(Batch(guid, _time(fields, self._fields), types, payloads))
 
-    def _fields(self, value: Any, where: str, known: frozenset[str]) -> dict[str, Any]:
-        """The known fields of an object under their wire names."""
+    def _fields(self, value: Any, where: str, known: frozenset[str], depth: int) -> dict[str, Any]:
+        """The known fields of an object, itself nested `depth` deep, under their wire names."""
         if value is None:
             return {}
         if type(value) is not dict:
@@ -214,12 +226,11 @@ class JsonDeserializer:
             if name in known:
                 found[name] = field
             elif isinstance(field, (dict, list)):
-                self._check_depth(field, f"{where}.{_quoted(key)}")
+                self._check_depth(field, f"{where}.{_quoted(key)}", depth)
         return found
 
-    def _check_depth(self, value: Any, where: str) -> None:
+    def _check_depth(self, value: Any, where: str, depth: int) -> None:
         level = [value]
-        depth = where.count(".") + 1
         while level:
             depth += 1
             if depth > self._checks.json_depth:
@@ -237,6 +248,7 @@ class JsonDeserializer:
 _REQUEST_KEYS = frozenset({"req_guid", "sent_time", "events"})
 _EVENT_KEYS = frozenset({"event_bytes", "type"})
 _TIME_KEYS = frozenset({"seconds", "nanos"})
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _ALIASES = {
     alias: name
     for name in _REQUEST_KEYS | _EVENT_KEYS | _TIME_KEYS
@@ -248,17 +260,24 @@ def _mismatch(where: str, expected: str, value: Any) -> DeserializationError:
     return DeserializationError(f"{where}: expected {expected}, got {_quoted(value)}")
 
 
+def _base64(text: str) -> bytes:
+    # Python 3.11's strict mode still takes padding in excess.
+    if len(text) % 4 or text.endswith("==="):
+        raise ValueError("incorrect padding")
+    return a2b_base64(text, strict_mode=True)
+
+
 def _bytes(value: Any, index: int) -> bytes:
     kind = type(value)
     if kind is str:
         try:
-            return a2b_base64(value, strict_mode=True)
-        except (Base64Error, ValueError):
+            return _base64(value)
+        except ValueError:
             pass
         # Go's decoder passes over line breaks in base64.
         try:
-            return a2b_base64(value.replace("\n", "").replace("\r", ""), strict_mode=True)
-        except (Base64Error, ValueError) as error:
+            return _base64(value.replace("\n", "").replace("\r", ""))
+        except ValueError as error:
             raise DeserializationError(
                 f"events[{index}].event_bytes: not standard base64: {error}"
             ) from None
@@ -285,11 +304,12 @@ def _time(fields: dict[str, Any], fields_of: Any) -> float | None:
         return None
     if type(value) is str:
         try:
-            moment = datetime.fromisoformat(value)
-            return moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
+            if not _RFC_3339.fullmatch(value):
+                raise ValueError
+            return datetime.fromisoformat(value).timestamp()
         except (ValueError, OverflowError):
             raise _mismatch("sent_time", "an RFC 3339 time", value) from None
-    parts = fields_of(value, "sent_time", _TIME_KEYS)
+    parts = fields_of(value, "sent_time", _TIME_KEYS, 2)
     seconds = _whole(parts.get("seconds"), "sent_time.seconds", _INT64)
     nanos = _whole(parts.get("nanos"), "sent_time.nanos", _INT32)
     return seconds + nanos / 1e9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -17,6 +18,7 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     formatEvent,
 )
+from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 LEVELS: Mapping[str, NamedConstant] = {
@@ -31,6 +33,8 @@ _LINE_LENGTH = 4000
 _FIELD_LENGTH = 1200
 _BURST = 5
 _PERIOD = 10.0
+_NAMED = re.compile(r"\{(\w+)")
+_AMBIGUOUS = re.compile(r'[\s"=]')
 # Keys of an event that are not its named fields.
 _PLUMBING = frozenset({"message", "time", "system", "format", "isError", "failure", "why"})
 
@@ -45,6 +49,13 @@ def escape(value: object, length: int = _FIELD_LENGTH) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _quote(text: str) -> str:
+    """A field's value, in quotes where it could be taken for more than one."""
+    if text and not _AMBIGUOUS.search(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def format_line(event: Mapping[str, Any]) -> str | None:
     """One line for a log event: time, level, origin, message, then the fields it does not name."""
     message = escape(formatEvent(dict(event)), _LINE_LENGTH)
@@ -55,13 +66,10 @@ def format_line(event: Mapping[str, Any]) -> str | None:
     moment = datetime.fromtimestamp(event.get("log_time") or 0, UTC)
     stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     parts = [stamp, f"{level.name:<8}", str(event.get("log_namespace", "-")), message]
-    template = event.get("log_format") or ""
+    named = set(_NAMED.findall(event.get("log_format") or ""))
     for key, value in event.items():
-        if key.startswith("log_") or key in _PLUMBING or "{" + key in template:
-            continue
-        text = escape(value)
-        quoted = f'"{text}"' if " " in text and text[:1] not in "{[" else text
-        parts.append(f"{key}={quoted}")
+        if not key.startswith("log_") and key not in _PLUMBING and key not in named:
+            parts.append(f"{key}={_quote(escape(value))}")
     if failure is not None:
         parts.append(f"error={escape(failure.getErrorMessage())}")
         parts.append(f'traceback="{escape(failure.getTraceback(), _LINE_LENGTH)}"')
@@ -90,7 +98,10 @@ class _Bridge(logging.Handler):
         ):
             if record.levelno >= threshold:
                 level = candidate
-        fields = getattr(record, "fields", {})
+        fields = dict(getattr(record, "fields", {}))
+        if record.exc_info and record.exc_info[1] is not None:
+            kind, error, trace = record.exc_info
+            fields["log_failure"] = Failure(error, kind, trace)
         Logger(namespace=record.name).emit(level, "{text}", text=record.getMessage(), **fields)
 
 

@@ -20,6 +20,9 @@ CODE_MAX_CONNECTION_LIMIT_REACHED = 4
 CODE_MAX_USER_LIMIT_REACHED = 5
 
 
+_JSON_FIELDS = ("status", "code", "sent_time", "reason")
+
+
 class Response(NamedTuple):
     """A SendEventResponse.
 
@@ -72,10 +75,9 @@ class JsonSerializer:
 
     def serialize(self, response: Response) -> bytes:
         """Encode as JSON."""
-        status, code, sent_time, reason, guid = response
-        document: dict[str, Any] = {"status": status, "code": code, "sent_time": sent_time}
-        if reason:
-            document["reason"] = reason
-        if guid is not None:
-            document["data"] = {"req_guid": guid}
+        document: dict[str, Any] = {
+            name: value for name, value in zip(_JSON_FIELDS, response, strict=False) if value
+        }
+        if response.guid is not None:
+            document["data"] = {"req_guid": response.guid}
         return orjson.dumps(document)

@@ -15,8 +15,11 @@ from twisted.python.logfile import LogFile
 
 from raccoon import config
 from raccoon.app import RaccoonService
-from raccoon.errors import ConfigError, RaccoonError
+from raccoon.errors import ConfigError, RaccoonError, StartError
 from raccoon.logs import make_observer
+from raccoon.metrics.registry import Metrics
+from raccoon.publisher import PublisherContext
+from raccoon.publisher.factory import make_publisher
 
 _KAFKA_FLAG = "--" + config.KAFKA_CLIENT_PREFIX.lower().replace("_", ".")
 
@@ -63,7 +66,11 @@ class Options(usage.Options):
                 rest.append(argument)
                 continue
             name, given, value = argument[2:].partition("=")
-            self._kafka[name.upper().replace(".", "_")] = value if given else next(arguments, "")
+            if not given:
+                value = next(arguments, "")
+            if not value:
+                raise usage.UsageError(f"option --{name} requires argument")
+            self._kafka[name.upper().replace(".", "_")] = value
         super().parseOptions(rest)
 
     def postOptions(self) -> None:
@@ -79,10 +86,19 @@ class Options(usage.Options):
         except ConfigError as error:
             raise usage.UsageError(f"the configuration cannot be used:\n{error}") from None
         if self["check-config"]:
+            _check_publisher(self.settings)
             sys.stdout.write("\n".join(config.describe(self.settings)) + "\n")
             raise SystemExit(0)
         if self.parent is not None:
             twistd_log.use_for(self.parent, self.settings.log.level)
+
+
+def _check_publisher(settings: config.Settings) -> None:
+    """Have the chosen publisher made, though not started."""
+    try:
+        make_publisher(PublisherContext(settings, Metrics()))
+    except StartError as error:
+        raise usage.UsageError(str(error)) from None
 
 
 class TwistdLog:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredSemaphore, TimeoutError, inlineCallbacks
+from twisted.internet.defer import (
+    Deferred,
+    DeferredSemaphore,
+    TimeoutError,
+    inlineCallbacks,
+    maybeDeferred,
+)
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -19,10 +25,14 @@ from raccoon.config import WorkerSettings
 from raccoon.errors import PublishError
 from raccoon.interfaces import IMetrics, IPublisher, Outcome
 from raccoon.logs import Throttle
+from raccoon.metrics.names import METRICS
+
+_NAMES = frozenset(metric.name for metric in METRICS)
 
 # Under load a group is launched at most this often, in seconds; a request that comes alone is
 # launched at once.
 _PACE = 0.001
+_STOPPING = "the server is shutting down"
 
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
 
@@ -58,11 +68,8 @@ class WorkerService(Service):
         self._publish = publish
         self._group_max = settings.group_max_requests
         self._metrics = metrics
-        self._publish_metric = (
-            f"{publisher.name}_producebulk_tt_ms"
-            if publisher.name in ("kafka", "pubsub", "kinesis", "log")
-            else "other_producebulk_tt_ms"
-        )
+        named = f"{publisher.name}_producebulk_tt_ms"
+        self._publish_metric = named if named in _NAMES else "other_producebulk_tt_ms"
         self._free_slots = [f"worker-{i}" for i in range(settings.pool_size)]
         self._slots = DeferredSemaphore(settings.pool_size)
         self._loop: Deferred[None] | None = None
@@ -89,7 +96,7 @@ class WorkerService(Service):
         self.stopService()
         abandoned = self._collector.queue.take(len(self._collector.queue.pending))
         for request in abandoned:
-            self._settle(request, _shutting_down(request), self._reactor.seconds())
+            self._settle(request, _all_failed(request, _STOPPING), self._reactor.seconds())
         return sum(len(request.types) for request in abandoned)
 
     def stopService(self) -> None:
@@ -123,16 +130,14 @@ class WorkerService(Service):
         for request in group:
             waited = (started - request.queued_at) * 1000
             self._metrics.observe("batch_idle_in_channel_milliseconds", waited, (slot,))
-        done = self._publish(group)
+        done = maybeDeferred(self._publish, group)
         done.addCallback(_one_outcome_each, group)
         done.addErrback(self._publisher_raised, group)
         done.addCallback(self._published, group, slot, started)
 
     def _publisher_raised(self, failure: Failure, group: list[CollectRequest]) -> Sequence[Outcome]:
         self._logger.failure("the publisher raised", failure=failure)
-        return [
-            PublishError(len(r.types), len(r.types), [failure.getErrorMessage()]) for r in group
-        ]
+        return [_all_failed(request, failure.getErrorMessage()) for request in group]
 
     def _published(
         self, outcomes: Sequence[Outcome], group: list[CollectRequest], slot: str, started: float
@@ -153,16 +158,17 @@ class WorkerService(Service):
     def _later(self, request: CollectRequest) -> Callable[[Future[PublishError | None]], None]:
         reactor: IReactorFromThreads = self._reactor
 
-        def settle() -> None:
-            self._settle(request, future_result[0], self._reactor.seconds())
-
-        future_result: list[PublishError | None] = []
-
         def done(future: Future[PublishError | None]) -> None:
-            future_result.append(future.result())
-            reactor.callFromThread(settle)
+            reactor.callFromThread(self._straggler, request, future)
 
         return done
+
+    def _straggler(self, request: CollectRequest, future: Future[PublishError | None]) -> None:
+        try:
+            error = future.result()
+        except (CancelledError, Exception) as raised:
+            error = _all_failed(request, str(raised) or "cancelled")
+        self._settle(request, error, self._reactor.seconds())
 
     def _settle(self, request: CollectRequest, error: PublishError | None, now: float) -> None:
         group = (request.identifier.group,)
@@ -178,9 +184,9 @@ class WorkerService(Service):
             "server_processing_latency_milliseconds", (now - request.received_at) * 1000, group
         )
         if request.sent_time is not None:
-            self._metrics.observe(
-                "event_processing_duration_milliseconds", (now - request.sent_time) * 1000, group
-            )
+            # A client's clock may be ahead of ours.
+            lasted = max(now - request.sent_time, 0)
+            self._metrics.observe("event_processing_duration_milliseconds", lasted * 1000, group)
         self._collector.settle(request, error)
 
     def _loop_failed(self, failure: Failure) -> None:
@@ -193,9 +199,12 @@ def _one_outcome_each(
 ) -> Sequence[Outcome]:
     if len(outcomes) != len(group):
         raise ValueError(f"{len(outcomes)} outcomes for {len(group)} requests")
+    for outcome in outcomes:
+        if outcome is not None and not isinstance(outcome, (PublishError, Future)):
+            raise TypeError(f"{outcome!r} is not an outcome")
     return outcomes
 
 
-def _shutting_down(request: CollectRequest) -> PublishError:
+def _all_failed(request: CollectRequest, reason: str) -> PublishError:
     events = len(request.types)
-    return PublishError(events, events, ["the server is shutting down"])
+    return PublishError(events, events, [reason])

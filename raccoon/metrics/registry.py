@@ -104,6 +104,8 @@ class Metrics(Collector):
     ) -> Labels:
         """The labels that these are counted under; their series is there on return."""
         metric = self._table[name]
+        if len(labels) != len(metric.labels):
+            raise ValueError(f"{name} has the labels {metric.labels}, not {labels}")
         bounded = tuple(map(self._bound, metric.labels, labels))
         if bounded not in series and len(series) >= self._max_series:
             bounded = tuple(

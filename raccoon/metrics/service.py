@@ -17,8 +17,8 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from raccoon.collector import Collector
 from raccoon.config import MetricSettings
+from raccoon.listening import default_endpoint, listen
 from raccoon.metrics.registry import Metrics
-from raccoon.service.listening import default_endpoint, listen
 
 _LATENESS_INTERVAL = 0.1
 _CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"

@@ -27,7 +27,7 @@ def make_publisher(context: PublisherContext) -> IPublisher:
         )
     try:
         make = point.load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise StartError(
             f"PUBLISHER_TYPE: the publisher {name!r} cannot be imported: {error}"
         ) from error

@@ -18,16 +18,16 @@ _log = logging.getLogger(__name__)
 
 
 def show(payload: bytes) -> tuple[str, str]:
-    """An event's bytes for a person: (kind, text), the text of at most 1,000 characters.
+    """An event's bytes for a person: (form, text), the text of at most 1,000 characters.
 
     JSON as it is, else protobuf field by field, else hex.
     """
     try:
-        kind, text = "json", orjson.dumps(orjson.loads(payload)).decode()
+        form, text = "json", orjson.dumps(orjson.loads(payload)).decode()
     except orjson.JSONDecodeError:
         fields = render(payload)
-        kind, text = ("hex", payload.hex()) if fields is None else ("protobuf", fields)
-    return kind, text if len(text) <= _LENGTH else text[:_LENGTH] + "…"
+        form, text = ("hex", payload.hex()) if fields is None else ("protobuf", "{" + fields + "}")
+    return form, text if len(text) <= _LENGTH else text[:_LENGTH] + "…"
 
 
 @implementer(IPublisher)
@@ -48,18 +48,14 @@ class LogPublisher:
         """Write every event of every request."""
         for request in requests:
             for event_type, payload in zip(request.types, request.payloads, strict=True):
-                kind, text = show(payload)
-                _log.info(
-                    "event",
-                    extra={
-                        "fields": {
-                            "topic": self._context.route(event_type),
-                            "type": event_type,
-                            "size": len(payload),
-                            kind: text,
-                        }
-                    },
-                )
+                form, text = show(payload)
+                fields = {
+                    "topic": self._context.route(event_type),
+                    "type": event_type,
+                    "size": len(payload),
+                    "form": form,
+                }
+                _log.info("event %s", text, extra={"fields": fields})
         return [None] * len(requests)
 
     def close(self, timeout: float) -> int:

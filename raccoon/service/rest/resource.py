@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from klein import Klein
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
-from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 
 from raccoon.collector import CollectRequest, failure_value
@@ -56,7 +55,6 @@ class RestResource:
         protobuf: codec of application/proto.
         identification: reads the client's id and group.
         cors: the cross-origin policy.
-        websocket: renders an upgrade of the events path.
         metrics: counts what was read.
         seconds: the clock, in Unix seconds.
     """
@@ -71,7 +69,6 @@ class RestResource:
         protobuf: Codec,
         identification: Identification,
         cors: CorsPolicy,
-        websocket: IResource,
         metrics: IMetrics,
         seconds: Callable[[], float],
     ) -> None:
@@ -79,7 +76,6 @@ class RestResource:
         self._codecs = {_JSON: json, _PROTOBUF: protobuf}
         self._identification = identification
         self._cors = cors
-        self._websocket = websocket
         self._metrics = metrics
         self._seconds = seconds
         self._throttle = Throttle(self._logger, seconds)
@@ -91,15 +87,12 @@ class RestResource:
         return b"pong"
 
     @app.route("/api/v1/events", methods=["GET"])
-    def upgrade(self, request: Request) -> Any:
-        """A WebSocket upgrade."""
-        upgrade = request.requestHeaders.getRawHeaders(b"upgrade", [b""])
-        if b"websocket" not in upgrade[0].lower():
-            request.setResponseCode(426, b"Upgrade Required")
-            request.setHeader(b"Upgrade", b"websocket")
-            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
-            return b"expected a WebSocket upgrade (Upgrade: websocket), or a POST\n"
-        return self._websocket
+    def no_upgrade(self, request: Request) -> bytes:
+        """A GET that asks for no WebSocket: one that does never comes to Klein."""
+        request.setResponseCode(426, b"Upgrade Required")
+        request.setHeader(b"Upgrade", b"websocket")
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        return b"expected a WebSocket upgrade (Upgrade: websocket), or a POST\n"
 
     @app.route("/api/v1/events", methods=["POST"])
     def events(self, request: Request) -> Deferred[bytes]:

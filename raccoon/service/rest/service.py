@@ -8,7 +8,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
 from twisted.internet.interfaces import IListeningPort
 
-from raccoon.service.listening import listen
+from raccoon.listening import listen
 from raccoon.service.rest.site import EventSite
 from raccoon.service.rest.websocket.factory import EventWebSocketFactory
 

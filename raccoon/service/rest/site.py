@@ -11,6 +11,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel, datetimeToString
+from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from raccoon import __version__
@@ -55,12 +56,14 @@ class EventRequest(Request):
             super().requestReceived(command, path, version)
 
     def process(self) -> None:
-        """Take the hot route directly; every other one by Klein's map."""
+        """Take the route of events and upgrades directly; every other one by Klein's map."""
         site = self.channel.site
         if (body := site.rest.cross_origin(self)) is not None:
             self._finish(body)
-        elif self.method == b"POST" and self.path == EVENTS_PATH:
+        elif self.path == EVENTS_PATH and self.method == b"POST":
             site.rest.events(self).addCallbacks(self._finish, self.processingFailed)
+        elif self.path == EVENTS_PATH and self.method == b"GET" and self._asks_for_websocket():
+            site.upgrade.render(self)
         else:
             super().process()
 
@@ -81,6 +84,9 @@ class EventRequest(Request):
         self.startedWriting = 1
         write_now(self.channel.transport, b"".join(lines))
         self.finish()
+
+    def _asks_for_websocket(self) -> bool:
+        return b"websocket" in self.requestHeaders.getRawHeaders(b"upgrade", [b""])[0].lower()
 
     def _refuse_body(self, size: str) -> None:
         self.refused = True
@@ -153,9 +159,10 @@ class EventChannel(HTTPChannel):
         self._receivedHeaderSize = self.totalHeadersSize + 1
         self._respondToBadRequestAndDisconnect()
 
-    def take_over(self) -> None:
-        """Another protocol now owns the transport."""
+    def let_go(self) -> None:
+        """Another protocol takes the transport: leave nothing behind that refers to it."""
         self._taken_over = True
+        self.requests.clear()
         self.setTimeout(None)
         self._networkProducer.unregisterProducer()
         self.site.channels.discard(self)
@@ -218,6 +225,7 @@ class EventSite(Site):
 
     Args:
         rest: the REST application.
+        upgrade: renders a WebSocket upgrade.
         limits: sizes and deadlines.
         reactor: gives time.
     """
@@ -228,7 +236,9 @@ class EventSite(Site):
     displayTracebacks = False
     _logger = Logger()
 
-    def __init__(self, rest: RestResource, limits: LimitSettings, reactor: IReactorTime) -> None:
+    def __init__(
+        self, rest: RestResource, upgrade: IResource, limits: LimitSettings, reactor: IReactorTime
+    ) -> None:
         super().__init__(
             rest.app.resource(),
             reactor=reactor,
@@ -236,6 +246,7 @@ class EventSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.rest = rest
+        self.upgrade = upgrade
         self.limits = limits
         self.deadlines = (
             limits.idle_timeout_ms / 1000,

@@ -101,5 +101,5 @@ class UpgradeResource(WebSocketResource):  # type: ignore[misc]
     def render(self, request: Request) -> Any:
         """Take the transport; its HTTP channel lets go of it first."""
         channel: Any = request.channel
-        channel.take_over()
+        channel.let_go()
         return super().render(request)

@@ -11,6 +11,7 @@ import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -104,6 +105,11 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
                 return
             data = data[taken:]
         self._dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone; without its Deferreds, which refer to it, it is freed at once."""
+        super().connectionLost(reason)
+        self.is_open = self.is_closed = None
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Bytes to the client."""

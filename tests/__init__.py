@@ -1,0 +1,1 @@
+"""Raccoon's tests, one module for each of its own."""

@@ -1,0 +1,121 @@
+"""Stand-ins that keep everything in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from raccoon.collector import CollectRequest
+from raccoon.errors import PublishError
+from raccoon.identification import Identifier
+from raccoon.interfaces import IMetrics, IPublisher
+
+
+def make_request(
+    guid: str = "guid",
+    events: Sequence[tuple[str, bytes]] = (("click", b"{}"),),
+    *,
+    client: str = "client",
+    group: str = "group",
+    sent_time: float | None = None,
+    received_at: float = 0.0,
+    on_failed: Callable[[PublishError], None] | None = None,
+) -> CollectRequest:
+    """A request of (type, payload) events."""
+    return CollectRequest(
+        Identifier(client, group),
+        guid,
+        sent_time,
+        [event_type for event_type, _ in events],
+        [payload for _, payload in events],
+        received_at,
+        on_failed,
+    )
+
+
+@implementer(IMetrics)
+class FakeMetrics:
+    """Records every call as (name, value, labels)."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[str, float, tuple[str, ...]]] = []
+        self.gauges: list[tuple[str, float, tuple[str, ...]]] = []
+        self.adjustments: list[tuple[str, float, tuple[str, ...]]] = []
+        self.observations: list[tuple[str, float, tuple[str, ...]]] = []
+
+    def count(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        self.counts.append((name, value, labels))
+
+    def gauge(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        self.gauges.append((name, value, labels))
+
+    def adjust(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        self.adjustments.append((name, value, labels))
+
+    def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        self.observations.append((name, value, labels))
+
+    def total(self, name: str, labels: tuple[str, ...] | None = None) -> float:
+        """The sum counted under a name, of one set of labels or of all."""
+        return sum(v for n, v, got in self.counts if n == name and labels in (None, got))
+
+    def level(self, name: str, labels: tuple[str, ...] | None = None) -> float:
+        """Where an adjusted gauge stands."""
+        return sum(v for n, v, got in self.adjustments if n == name and labels in (None, got))
+
+    def observed(self, name: str) -> list[float]:
+        """The values observed under a name, in order."""
+        return [value for n, value, _ in self.observations if n == name]
+
+
+@implementer(IPublisher)
+class FakePublisher:
+    """Keeps the groups it is given and confirms them, or answers `outcome` for each request."""
+
+    destination = "memory"
+    reachable = True
+
+    def __init__(self, name: str = "log") -> None:
+        self.name = name
+        self.groups: list[list[CollectRequest]] = []
+        self.outcome: Any = None
+
+    def start(self) -> None:
+        pass
+
+    def publish(self, requests: Sequence[CollectRequest]) -> list[Any]:
+        self.groups.append(list(requests))
+        return [self.outcome] * len(requests)
+
+    def close(self, timeout: float) -> int:
+        return 0
+
+
+class PublishByHand:
+    """A WorkerService's `publish` whose Deferreds the test fires."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[CollectRequest]] = []
+        self.pending: list[Deferred[list[Any]]] = []
+
+    def __call__(self, requests: Sequence[CollectRequest]) -> Deferred[list[Any]]:
+        self.groups.append(list(requests))
+        done: Deferred[list[Any]] = Deferred()
+        self.pending.append(done)
+        return done
+
+    @property
+    def guids(self) -> list[list[str]]:
+        """The guids of each group, in the order they came."""
+        return [[request.guid for request in group] for group in self.groups]
+
+
+class ThreadlessClock(Clock):
+    """A Clock whose callFromThread runs the call with the next advance."""
+
+    def callFromThread(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.callLater(0, call, *args, **kwargs)

@@ -1,0 +1,166 @@
+"""Tests of raccoon.publisher.factory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from raccoon.config import load
+from raccoon.errors import StartError
+from raccoon.interfaces import IPublisher
+from raccoon.publisher import PublisherContext
+from raccoon.publisher.factory import make_publisher
+from raccoon.publisher.log import LogPublisher
+from tests.fakes import FakeMetrics
+
+PIGEON = """
+from zope.interface import implementer
+from raccoon.interfaces import IPublisher
+
+
+@implementer(IPublisher)
+class PigeonPublisher:
+    name = "pigeon"
+    destination = "the loft"
+    reachable = True
+
+    def __init__(self, context):
+        self.context = context
+
+    def start(self):
+        pass
+
+    def publish(self, requests):
+        return [None] * len(requests)
+
+    def close(self, timeout):
+        return 0
+"""
+ENTRY_POINTS = """
+[raccoon.publishers]
+pigeon = pigeon_post:PigeonPublisher
+extinct = pigeon_post:DodoPublisher
+driverless = pigeon_without_driver:PigeonPublisher
+"""
+# Run by a fresh interpreter: constructs the publisher named by the first argument, then says
+# which drivers are loaded.
+LOADED_DRIVERS = """
+import json, sys
+from raccoon import app, tap
+from raccoon.config import load
+from raccoon.metrics.registry import Metrics
+from raccoon.publisher import PublisherContext
+from raccoon.publisher.factory import make_publisher
+
+settings = load(
+    {"PUBLISHER_TYPE": sys.argv[1], "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, {}
+)
+make_publisher(PublisherContext(settings, Metrics()))
+drivers = ("confluent_kafka", "google.cloud.pubsub", "google.cloud.pubsub_v1", "boto3", "botocore")
+print(json.dumps([name for name in drivers if name in sys.modules]))
+"""
+
+
+def make_context(name: str) -> PublisherContext:
+    environment = {
+        "PUBLISHER_TYPE": name,
+        "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    }
+    return PublisherContext(load({}, environment), FakeMetrics())
+
+
+class ChoiceTests(SynchronousTestCase):
+    """From a name to a publisher."""
+
+    def test_log(self) -> None:
+        """`log` is the log."""
+        self.assertIsInstance(make_publisher(make_context("log")), LogPublisher)
+
+    def test_kafka(self) -> None:
+        """`kafka` is Kafka, constructed without a connection to it."""
+        publisher = make_publisher(make_context("kafka"))
+        verifyObject(IPublisher, publisher)
+        self.assertEqual("kafka", publisher.name)
+
+    def test_unknown(self) -> None:
+        """A name that is not installed is a StartError that lists those that are."""
+        error = self.assertRaises(StartError, make_publisher, make_context("owl"))
+        self.assertTrue(
+            str(error).startswith(
+                "PUBLISHER_TYPE: no publisher 'owl' is installed; expected one of"
+            )
+        )
+        self.assertIn("kafka, log", str(error))
+
+
+class InstalledPublisherTests(SynchronousTestCase):
+    """A publisher of a third party's."""
+
+    def setUp(self) -> None:
+        directory = os.path.abspath(self.mktemp())
+        information = os.path.join(directory, "pigeon_post-1.0.dist-info")
+        os.makedirs(information)
+        for path, text in (
+            (os.path.join(information, "METADATA"), "Metadata-Version: 2.1\nName: pigeon-post\n"),
+            (os.path.join(information, "entry_points.txt"), ENTRY_POINTS),
+            (os.path.join(directory, "pigeon_post.py"), PIGEON),
+            (os.path.join(directory, "pigeon_without_driver.py"), "import no_such_driver\n"),
+        ):
+            with open(path, "w", encoding="ascii") as file:
+                file.write(text)
+        self.patch(sys, "path", [directory, *sys.path])
+        self.addCleanup(sys.modules.pop, "pigeon_post", None)
+
+    def test_found_by_its_entry_point(self) -> None:
+        """A publisher that another package announces is constructed with the context."""
+        context = make_context("pigeon")
+        publisher: Any = make_publisher(context)
+        self.assertTrue(IPublisher.providedBy(publisher))
+        self.assertEqual("pigeon", publisher.name)
+        self.assertIs(context, publisher.context)
+
+    def test_loaded_only_when_chosen(self) -> None:
+        """Its module is not imported while another publisher is chosen."""
+        make_publisher(make_context("log"))
+        self.assertNotIn("pigeon_post", sys.modules)
+
+    def test_driver_is_missing(self) -> None:
+        """A publisher whose driver cannot be imported is a StartError that names the driver."""
+        error = self.assertRaises(StartError, make_publisher, make_context("driverless"))
+        self.assertIn("'driverless' cannot be imported", str(error))
+        self.assertIn("no_such_driver", str(error))
+
+    def test_object_is_missing(self) -> None:
+        """A publisher that its package announces but does not hold is a StartError."""
+        error = self.assertRaises(StartError, make_publisher, make_context("extinct"))
+        self.assertIn("DodoPublisher", str(error))
+
+
+class DriverTests(SynchronousTestCase):
+    """Which drivers are loaded."""
+
+    def loaded(self, publisher: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED_DRIVERS, publisher],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        self.assertEqual(0, done.returncode, done.stderr)
+        drivers: list[str] = json.loads(done.stdout)
+        return drivers
+
+    def test_none_for_the_log(self) -> None:
+        """With the log as the destination no driver is loaded."""
+        self.assertEqual([], self.loaded("log"))
+
+    def test_kafkas_alone(self) -> None:
+        """With Kafka as the destination no other driver is loaded."""
+        self.assertEqual(["confluent_kafka"], self.loaded("kafka"))

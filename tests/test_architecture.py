@@ -1,0 +1,208 @@
+"""What may import what, as docs and reviews rely on it."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import raccoon
+
+ROOT = Path(raccoon.__file__).parent
+
+# From the ground up. A part imports parts below it; beside it, only on the two lowest floors.
+FLOORS = (
+    {"errors", "config", "identification", "interfaces", "listening", "logs", "proto", "__init__"},
+    {"collector", "serialization", "deserialization", "metrics"},
+    {"service", "worker", "publisher"},
+    {"app"},
+    {"tap"},
+)
+NEIGHBOURS_IMPORT = 2
+DRIVERS = {
+    "confluent_kafka": "raccoon.publisher.kafka",
+    "google.api_core": "raccoon.publisher.pubsub",
+    "google.auth": "raccoon.publisher.pubsub",
+    "google.cloud": "raccoon.publisher.pubsub",
+    "google.oauth2": "raccoon.publisher.pubsub",
+    "boto3": "raccoon.publisher.kinesis",
+    "botocore": "raccoon.publisher.kinesis",
+}
+
+
+class Import(NamedTuple):
+    """One import: which module imports what, and whether it does so while it is imported."""
+
+    importer: str
+    imported: str
+    line: int
+    at_top: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+
+
+def imports_of(importer: str, tree: ast.Module) -> Iterator[Import]:
+    """Every import of a module, but for those that only a type checker sees."""
+
+    def walk(nodes: list[ast.stmt], at_top: bool) -> Iterator[Import]:
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield Import(importer, alias.name, node.lineno, at_top)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{importer}:{node.lineno} imports by a relative path"
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    ours = (node.module or "").split(".")[0] == "raccoon"
+                    name = (node.module or "") if ours and whole not in SOURCES else whole
+                    yield Import(importer, name, node.lineno, at_top)
+            elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+                inside = at_top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+                for _, block in ast.iter_fields(node):
+                    if isinstance(block, list):
+                        statements = [child for child in block if isinstance(child, ast.stmt)]
+                        yield from walk(statements, inside)
+                        for child in block:
+                            if isinstance(child, ast.ExceptHandler | ast.match_case):
+                                yield from walk(child.body, inside)
+            else:
+                yield from walk(node.orelse, at_top)
+
+    return walk(tree.body, True)
+
+
+IMPORTS = [found for name, tree in TREES.items() for found in imports_of(name, tree)]
+
+
+def is_or_is_in(name: str, package: str) -> bool:
+    """Whether a dotted name is a package or something in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def part(module: str) -> str:
+    """The part of Raccoon that a module belongs to: raccoon.metrics.rx is in metrics."""
+    return [*module.split("."), "__init__"][1]
+
+
+def floor(module: str) -> int:
+    """The floor of a module's part."""
+    return next(number for number, parts in enumerate(FLOORS) if part(module) in parts)
+
+
+class DirectionTests(SynchronousTestCase):
+    """Imports go one way."""
+
+    def test_every_part_has_its_place(self) -> None:
+        """Each part of Raccoon stands on one of the floors."""
+        placed = set().union(*FLOORS)
+        self.assertEqual(set(), {part(name) for name in SOURCES} - placed)
+
+    def test_downwards(self) -> None:
+        """A part imports only what is below it, or beside it where that is allowed."""
+        wrong = set()
+        for found in IMPORTS:
+            if not is_or_is_in(found.imported, "raccoon"):
+                continue
+            here, there = floor(found.importer), floor(found.imported)
+            beside = here == there and (
+                here < NEIGHBOURS_IMPORT or part(found.importer) == part(found.imported)
+            )
+            if not (there < here or beside):
+                wrong.add(str(found))
+        self.assertEqual(set(), wrong)
+
+    def test_service_knows_no_worker_or_publisher(self) -> None:
+        """The listeners import neither worker nor publisher."""
+        wrong = [
+            str(found)
+            for found in IMPORTS
+            if part(found.importer) == "service"
+            and is_or_is_in(found.imported, "raccoon")
+            and any(
+                is_or_is_in(found.imported, name)
+                for name in ("raccoon.worker", "raccoon.publisher")
+            )
+        ]
+        self.assertEqual([], wrong)
+
+    def test_no_circles(self) -> None:
+        """No module imports, by whatever way round, itself."""
+        graph: dict[str, set[str]] = {name: set() for name in SOURCES}
+        for found in IMPORTS:
+            if found.at_top and found.imported in SOURCES:
+                graph[found.importer].add(found.imported)
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+        self.assertEqual(len(SOURCES), len(order))
+
+
+class DriverTests(SynchronousTestCase):
+    """Who knows the drivers, and what publishers know."""
+
+    def test_only_in_their_own_modules(self) -> None:
+        """A driver is imported by its own publisher and nowhere else."""
+        wrong = [
+            str(found)
+            for found in IMPORTS
+            for driver, owner in DRIVERS.items()
+            if is_or_is_in(found.imported, driver) and found.importer != owner
+        ]
+        self.assertEqual([], wrong)
+
+    def test_backends_know_no_twisted(self) -> None:
+        """Of the publisher package only its service imports Twisted."""
+        users = {
+            found.importer
+            for found in IMPORTS
+            if is_or_is_in(found.importer, "raccoon.publisher")
+            and is_or_is_in(found.imported, "twisted")
+        }
+        self.assertEqual({"raccoon.publisher.service"}, users)
+
+    def test_backends_are_known_to_none(self) -> None:
+        """No module imports a backend: each is found by its entry point."""
+        backends = {
+            name
+            for name in SOURCES
+            if is_or_is_in(name, "raccoon.publisher")
+            and part(name) == "publisher"
+            and name.rpartition(".")[2] in ("kafka", "log", "pubsub", "kinesis")
+        }
+        self.assertLessEqual({"raccoon.publisher.kafka", "raccoon.publisher.log"}, backends)
+        self.assertEqual([], [str(found) for found in IMPORTS if found.imported in backends])
+
+
+class HouseRuleTests(SynchronousTestCase):
+    """Rules that hold in every module."""
+
+    def test_no_reactor_at_the_top(self) -> None:
+        """No module imports the reactor while it is imported itself."""
+        wrong = [
+            str(found)
+            for found in IMPORTS
+            if found.at_top and is_or_is_in(found.imported, "twisted.internet.reactor")
+        ]
+        self.assertEqual([], wrong)
+
+    def test_environment_is_read_in_one_place(self) -> None:
+        """Only the options read the environment."""
+        readers = set()
+        for name, tree in TREES.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"):
+                    readers.add(name)
+        self.assertEqual({"raccoon.tap"}, readers)

@@ -1,0 +1,338 @@
+"""Tests of raccoon.collector."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from raccoon.collector import Collector, CollectRequest, RequestQueue, failure_value
+from raccoon.config import EventSettings, WorkerSettings
+from raccoon.errors import Overloaded, PublishError
+from raccoon.interfaces import ICollector
+from tests.fakes import FakeMetrics, make_request
+
+FAILED = PublishError(1, 1, ["no broker"])
+
+
+class CollectorTestCase(SynchronousTestCase):
+    """A collector of four requests."""
+
+    def make(self, ack: int = 1, max_requests: int = 4, max_bytes: int = 1 << 20) -> Collector:
+        self.clock = Clock()
+        self.metrics = FakeMetrics()
+        settings = WorkerSettings(buffer_channel_size=max_requests, buffer_max_bytes=max_bytes)
+        return Collector(settings, EventSettings(ack=ack), self.metrics, self.clock.seconds)
+
+    def assert_refused(self, collected: Deferred[None]) -> None:
+        self.failureResultOf(collected, Overloaded)
+
+
+class RequestTests(SynchronousTestCase):
+    """What a request is charged with."""
+
+    def test_size(self) -> None:
+        """A request is charged with its payloads and something for each event and for itself."""
+        empty = make_request(events=[]).size
+        one = make_request(events=[("t", b"")]).size
+        full = make_request(events=[("t", b"x" * 1000), ("t", b"")]).size
+        self.assertGreater(empty, 0)
+        self.assertGreater(one, empty)
+        self.assertEqual(1000 + 2 * (one - empty), full - empty)
+
+
+class QueueTests(SynchronousTestCase):
+    """RequestQueue."""
+
+    def test_take(self) -> None:
+        """Up to so many are taken at once, oldest first; the rest stays."""
+        queue = RequestQueue()
+        requests = [make_request(str(n)) for n in range(3)]
+        for request in requests:
+            queue.put(request)
+        self.assertEqual(requests[:2], queue.take(2))
+        self.assertEqual(requests[2:], queue.take(5))
+        self.assertEqual([], queue.take(5))
+
+
+class AdmissionTests(CollectorTestCase):
+    """Who is let in."""
+
+    def test_interface(self) -> None:
+        """It is an ICollector."""
+        verifyObject(ICollector, self.make())
+
+    def test_admitted(self) -> None:
+        """A request that is let in waits in the queue and is counted as unsettled."""
+        collector = self.make()
+        self.clock.advance(5)
+        request = make_request(events=[("t", b"ab"), ("t", b"c")])
+        collector.collect(request)
+        self.assertEqual([request], collector.queue.pending)
+        self.assertEqual(5, request.queued_at)
+        self.assertEqual(
+            (1, 2, request.size),
+            (
+                collector.unsettled_requests,
+                collector.unsettled_events,
+                collector.unsettled_bytes,
+            ),
+        )
+
+    def test_by_count(self) -> None:
+        """As many requests as the bound allows may wait; the next is refused and not kept."""
+        collector = self.make(max_requests=2)
+        for _ in range(2):
+            self.assertNoResult(collector.collect(make_request()))
+        self.assert_refused(collector.collect(make_request()))
+        self.assertEqual(2, len(collector.queue.pending))
+        self.assertEqual(2, collector.unsettled_requests)
+
+    def test_count_is_of_those_that_wait(self) -> None:
+        """A request that a worker has taken leaves its place to another."""
+        collector = self.make(max_requests=1)
+        collector.collect(make_request())
+        collector.queue.take(1)
+        self.assertNoResult(collector.collect(make_request()))
+
+    def test_by_bytes(self) -> None:
+        """Requests fill the bound of bytes to the last byte; one byte more is refused."""
+        request = make_request(events=[("t", b"x" * 1000)])
+        collector = self.make(max_bytes=2 * request.size)
+        collector.collect(request)
+        self.assert_refused(collector.collect(make_request(events=[("t", b"x" * 1001)])))
+        self.assertNoResult(collector.collect(make_request(events=[("t", b"x" * 1000)])))
+        self.assert_refused(collector.collect(make_request(events=[("t", b"")])))
+
+    def test_bytes_are_held_until_settled(self) -> None:
+        """The bytes of a request count until its outcome is known, not until it is taken."""
+        request = make_request()
+        collector = self.make(max_bytes=request.size)
+        collector.collect(request)
+        collector.queue.take(1)
+        self.assert_refused(collector.collect(make_request()))
+        collector.settle(request, None)
+        self.assertNoResult(collector.collect(make_request()))
+
+    def test_refusals_are_counted(self) -> None:
+        """Each refusal is counted, and so are its events."""
+        collector = self.make(max_requests=1)
+        collector.collect(make_request())
+        self.assertEqual([], self.metrics.counts)
+        self.assert_refused(collector.collect(make_request(events=[("t", b"")] * 3)))
+        self.assertEqual(
+            [
+                ("requests_refused_total", 1, ("overloaded",)),
+                ("events_refused_total", 3, ("overloaded",)),
+            ],
+            self.metrics.counts,
+        )
+
+    def test_a_request_without_events(self) -> None:
+        """A request without events is acknowledged at once, as there is nothing to publish."""
+        collector = self.make(max_requests=1)
+        collector.collect(make_request())
+        self.assertIsNone(self.successResultOf(collector.collect(make_request(events=[]))))
+        self.assertEqual(1, collector.unsettled_requests)
+
+    def test_closed(self) -> None:
+        """After close every request is refused; those admitted are still settled."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        collector.close()
+        self.assert_refused(collector.collect(make_request()))
+        collector.settle(request, None)
+        self.assertIsNone(self.successResultOf(acknowledged))
+
+
+class AcknowledgementTests(CollectorTestCase):
+    """When a client is answered."""
+
+    def test_level_0(self) -> None:
+        """At level 0 a request is acknowledged when it is accepted."""
+        collector = self.make(ack=0)
+        request = make_request()
+        self.assertIsNone(self.successResultOf(collector.collect(request)))
+        self.assertEqual(1, collector.unsettled_requests)
+        collector.settle(request, FAILED)
+        self.assertEqual(0, collector.unsettled_requests)
+
+    def test_level_1_delivered(self) -> None:
+        """At level 1 a request is acknowledged when it is delivered, not before."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        self.assertNoResult(acknowledged)
+        collector.settle(request, None)
+        self.assertIsNone(self.successResultOf(acknowledged))
+
+    def test_level_1_failed(self) -> None:
+        """At level 1 a request that is not delivered fails with the publisher's error."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        collector.settle(request, FAILED)
+        self.assertIs(FAILED, self.failureResultOf(acknowledged, PublishError).value)
+
+    def test_each_its_own(self) -> None:
+        """The outcome of one request is no other's."""
+        collector = self.make()
+        requests = [make_request(str(n)) for n in range(2)]
+        acknowledged = [collector.collect(request) for request in requests]
+        collector.settle(requests[1], FAILED)
+        self.assertNoResult(acknowledged[0])
+        self.failureResultOf(acknowledged[1], PublishError)
+
+    def test_client_that_waits_no_more(self) -> None:
+        """An acknowledgement that was cancelled does not keep its request from being settled."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        acknowledged.cancel()
+        self.failureResultOf(acknowledged, CancelledError)
+        collector.settle(request, None)
+        self.assertEqual(0, collector.unsettled_requests)
+
+    def test_on_failed(self) -> None:
+        """on_failed is told of a failure at both levels, of a success at neither."""
+        for ack in (0, 1):
+            told: list[PublishError] = []
+            collector = self.make(ack=ack)
+            failing, fine = (make_request(on_failed=told.append) for _ in range(2))
+            for request, error in ((failing, FAILED), (fine, None)):
+                collector.collect(request).addErrback(lambda _: None)
+                collector.settle(request, error)
+            self.assertEqual([FAILED], told)
+
+    def test_on_failed_comes_first(self) -> None:
+        """on_failed is called before the client is answered, so that its retry goes through."""
+        order: list[str] = []
+        collector = self.make()
+        request = make_request(on_failed=lambda _: order.append("on_failed"))
+        collector.collect(request).addErrback(lambda _: order.append("answered"))
+        collector.settle(request, FAILED)
+        self.assertEqual(["on_failed", "answered"], order)
+
+    def test_failure_value(self) -> None:
+        """The error of a failed collect is one of the two of its contract."""
+        self.assertIs(FAILED, failure_value(Failure(FAILED)))
+        self.assertRaises(AssertionError, failure_value, Failure(ValueError()))
+
+
+class RoomTests(CollectorTestCase):
+    """when_room."""
+
+    def fill(self, collector: Collector, count: int) -> list[CollectRequest]:
+        requests = [make_request(str(n)) for n in range(count)]
+        for request in requests:
+            collector.collect(request)
+        return requests
+
+    def take_and_settle(self, collector: Collector, request: CollectRequest) -> None:
+        (taken,) = collector.queue.take(1)
+        self.assertIs(request, taken)
+        collector.settle(request, None)
+
+    def test_at_half_of_the_requests(self) -> None:
+        """It calls once half of the queue is free again, and only once."""
+        collector = self.make()
+        requests = self.fill(collector, 4)
+        called: list[int] = []
+        collector.when_room(lambda: called.append(1))
+        self.take_and_settle(collector, requests[0])
+        self.assertEqual([], called)
+        self.take_and_settle(collector, requests[1])
+        self.assertEqual([1], called)
+        self.take_and_settle(collector, requests[2])
+        self.assertEqual([1], called)
+
+    def test_at_half_of_the_bytes(self) -> None:
+        """It waits until half of the bytes are free, too."""
+        collector = self.make(max_requests=100, max_bytes=4 * make_request().size)
+        requests = [make_request(str(n)) for n in range(4)]
+        for request in requests:
+            collector.collect(request).addErrback(lambda _: None)
+        collector.queue.take(4)
+        called: list[int] = []
+        collector.when_room(lambda: called.append(1))
+        collector.settle(requests[0], None)
+        self.assertEqual([], called)
+        collector.settle(requests[1], FAILED)
+        self.assertEqual([1], called)
+
+    def test_every_waiter(self) -> None:
+        """Every waiter is called, in the order they came."""
+        collector = self.make(max_requests=2)
+        (request, _) = self.fill(collector, 2)
+        called: list[str] = []
+        collector.when_room(lambda: called.append("a"))
+        collector.when_room(lambda: called.append("b"))
+        self.take_and_settle(collector, request)
+        self.assertEqual(["a", "b"], called)
+
+    def test_waiter_that_waits_again(self) -> None:
+        """A waiter that is called may wait again for the next time."""
+        collector = self.make(max_requests=2)
+        requests = self.fill(collector, 2)
+        called: list[int] = []
+
+        def resume() -> None:
+            called.append(1)
+            self.fill(collector, 1)
+            if len(called) < 2:
+                collector.when_room(resume)
+
+        collector.when_room(resume)
+        self.take_and_settle(collector, requests[0])
+        self.assertEqual([1], called)
+        self.take_and_settle(collector, requests[1])
+        self.assertEqual([1, 1], called)
+
+    def test_where_there_is_room(self) -> None:
+        """Where nothing is to be settled, as after a request too large to fit, it does call."""
+        collector = self.make(max_bytes=1024)
+        self.assert_refused(collector.collect(make_request(events=[("t", b"x" * 2048)])))
+        called: list[int] = []
+        collector.when_room(lambda: called.append(1))
+        self.assertEqual([1], called)
+
+
+class IdleTests(CollectorTestCase):
+    """when_idle."""
+
+    def test_at_once(self) -> None:
+        """It fires at once where nothing is unsettled."""
+        self.assertIsNone(self.successResultOf(self.make().when_idle()))
+
+    def test_after_the_last(self) -> None:
+        """It fires for everyone who waits when the last request is settled."""
+        collector = self.make()
+        requests = [make_request(str(n)) for n in range(2)]
+        for request in requests:
+            collector.collect(request)
+        waiting = [collector.when_idle(), collector.when_idle()]
+        collector.settle(requests[0], None)
+        self.assertNoResult(waiting[0])
+        collector.settle(requests[1], None)
+        for idle in waiting:
+            self.assertIsNone(self.successResultOf(idle))
+
+    def test_level_0_counts(self) -> None:
+        """A request that was acknowledged at level 0 is not settled by that."""
+        collector = self.make(ack=0)
+        collector.collect(make_request())
+        self.assertNoResult(collector.when_idle())
+
+    def test_cancelled(self) -> None:
+        """One who waits no more does not keep others from being told."""
+        collector = self.make()
+        request = make_request()
+        collector.collect(request)
+        given_up, idle = collector.when_idle(), collector.when_idle()
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
+        collector.settle(request, None)
+        self.assertIsNone(self.successResultOf(idle))

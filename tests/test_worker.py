@@ -1,0 +1,416 @@
+"""Tests of raccoon.worker."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.collector import Collector
+from raccoon.config import EventSettings, WorkerSettings
+from raccoon.errors import Overloaded, PublishError
+from raccoon.worker import _PACE as PACE
+from raccoon.worker import WorkerService
+from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock, make_request
+
+START = 1000.0
+
+
+class WorkerTestCase(SynchronousTestCase):
+    """A worker whose publishes end when the test says so."""
+
+    def setUp(self) -> None:
+        self.start_worker()
+
+    def start_worker(
+        self, pool_size: int = 2, group_max: int = 10, ack: int = 1, publisher: str = "kafka"
+    ) -> None:
+        self.clock = ThreadlessClock()
+        self.clock.advance(START)
+        self.metrics = FakeMetrics()
+        self.publish = PublishByHand()
+        settings = WorkerSettings(
+            pool_size=pool_size, group_max_requests=group_max, buffer_channel_size=1000
+        )
+        self.collector = Collector(
+            settings, EventSettings(ack=ack), self.metrics, self.clock.seconds
+        )
+        self.worker = WorkerService(
+            self.clock,
+            self.collector,
+            self.publish,
+            FakePublisher(publisher),
+            settings,
+            self.metrics,
+        )
+        self.worker.startService()
+
+    def collect(self, *guids: str, **fields: Any) -> list[Deferred[None]]:
+        return [self.collector.collect(make_request(guid, **fields)) for guid in guids]
+
+    def turn(self, seconds: float = PACE) -> None:
+        """Let time pass; twice, for what the first call schedules."""
+        self.clock.advance(seconds)
+        self.clock.advance(0)
+
+    def finish(self, index: int, outcome: Any = None) -> None:
+        """End a publish with this outcome for each request."""
+        self.publish.pending[index].callback([outcome] * len(self.publish.groups[index]))
+
+
+class GroupTests(WorkerTestCase):
+    """Which requests travel together."""
+
+    def test_alone(self) -> None:
+        """A request that comes alone is published in the same turn of the reactor."""
+        self.collect("a")
+        self.turn(0)
+        self.assertEqual([["a"]], self.publish.guids)
+
+    def test_one_turn(self) -> None:
+        """What comes in during one turn of the reactor is one group, in order."""
+        self.collect("a", "b", "c")
+        self.assertEqual([], self.publish.guids)
+        self.turn(0)
+        self.assertEqual([["a", "b", "c"]], self.publish.guids)
+
+    def test_pace(self) -> None:
+        """The next group is launched its pace after the last, with all that came."""
+        self.collect("a")
+        self.turn(0)
+        self.collect("b")
+        self.turn(PACE / 2)
+        self.collect("c")
+        self.assertEqual([["a"]], self.publish.guids)
+        self.turn(PACE / 2)
+        self.assertEqual([["a"], ["b", "c"]], self.publish.guids)
+
+    def test_no_pace_after_a_pause(self) -> None:
+        """After a pause a request is launched at once again."""
+        self.collect("a")
+        self.turn(0)
+        self.turn(1)
+        self.collect("b")
+        self.turn(0)
+        self.assertEqual([["a"], ["b"]], self.publish.guids)
+
+    def test_bound(self) -> None:
+        """A group holds at most group_max_requests; the next takes the rest."""
+        self.start_worker(group_max=2)
+        self.collect("a", "b", "c")
+        self.turn(0)
+        self.assertEqual([["a", "b"]], self.publish.guids)
+        self.turn()
+        self.assertEqual([["a", "b"], ["c"]], self.publish.guids)
+
+    def test_slots(self) -> None:
+        """No more publishes are in flight than there are slots; what waits goes with the next."""
+        for guid in "abcd":
+            self.collect(guid)
+            self.turn()
+        self.assertEqual([["a"], ["b"]], self.publish.guids)
+        self.finish(0)
+        self.turn()
+        self.assertEqual([["a"], ["b"], ["c", "d"]], self.publish.guids)
+
+    def test_slots_come_back(self) -> None:
+        """A slot is free again after a publish that failed, however it failed."""
+        self.start_worker(pool_size=1)
+        for index, end in enumerate(
+            (
+                lambda done: done.callback([PublishError(1, 1, ["no"])]),
+                lambda done: done.errback(ValueError("no")),
+                lambda done: done.callback([]),
+                lambda done: done.callback([Future()]),
+            )
+        ):
+            (answer,) = self.collect(str(index))
+            answer.addErrback(lambda _: None)
+            self.turn()
+            self.assertEqual(index + 1, len(self.publish.groups))
+            end(self.publish.pending[index])
+        self.collect("last")
+        self.turn()
+        self.assertEqual(["last"], self.publish.guids[-1])
+        self.flushLoggedErrors(ValueError)
+
+    def test_worker_label_is_a_slot(self) -> None:
+        """The label `worker` takes as many values as there are slots."""
+        for _ in range(5):
+            self.collect("a", "b")
+            self.turn()
+            self.collect("c")
+            self.turn()
+            for index in (-1, -2):
+                self.finish(index)
+        labels = {
+            labels
+            for name, _, labels in self.metrics.observations
+            if name == "worker_processing_duration_milliseconds"
+        }
+        self.assertEqual({("worker-0",), ("worker-1",)}, labels)
+
+
+class OutcomeTests(WorkerTestCase):
+    """What becomes of a request."""
+
+    def launch(self, *guids: str, **fields: Any) -> list[Deferred[None]]:
+        answers = self.collect(*guids, **fields)
+        self.turn()
+        self.assertEqual([list(guids)], self.publish.guids)
+        return answers
+
+    def test_each_its_own(self) -> None:
+        """Each request of a group has its own outcome."""
+        delivered, failed, late = self.launch("a", "b", "c")
+        error = PublishError(1, 1, ["no"])
+        straggler: Future[PublishError | None] = Future()
+        self.publish.pending[0].callback([None, error, straggler])
+        self.assertIsNone(self.successResultOf(delivered))
+        self.assertIs(error, self.failureResultOf(failed, PublishError).value)
+        self.assertNoResult(late)
+
+    def test_straggler(self) -> None:
+        """A request whose outcome is a Future is settled on the reactor when that has a result."""
+        (answer,) = self.launch("a")
+        straggler: Future[PublishError | None] = Future()
+        self.publish.pending[0].callback([straggler])
+        straggler.set_result(None)
+        self.assertNoResult(answer)
+        self.turn()
+        self.assertIsNone(self.successResultOf(answer))
+
+    def test_straggler_that_fails(self) -> None:
+        """A straggler's PublishError fails its request."""
+        (answer,) = self.launch("a")
+        straggler: Future[PublishError | None] = Future()
+        self.publish.pending[0].callback([straggler])
+        straggler.set_result(PublishError(1, 1, ["timed out"]))
+        self.turn()
+        self.failureResultOf(answer, PublishError)
+
+    def test_straggler_that_is_done(self) -> None:
+        """A Future that has its result already settles its request."""
+        (answer,) = self.launch("a")
+        straggler: Future[PublishError | None] = Future()
+        straggler.set_result(None)
+        self.publish.pending[0].callback([straggler])
+        self.turn()
+        self.assertIsNone(self.successResultOf(answer))
+
+    def test_straggler_that_raises(self) -> None:
+        """A Future that holds an exception, or is cancelled, fails its request and no other."""
+        raising, cancelled, fine = self.launch("a", "b", "c")
+        outcomes: list[Future[PublishError | None]] = [Future(), Future(), Future()]
+        self.publish.pending[0].callback(outcomes)
+        outcomes[0].set_exception(ValueError("broken"))
+        outcomes[1].cancel()
+        outcomes[2].set_result(None)
+        self.turn()
+        self.assertIsNone(self.successResultOf(fine))
+        self.assertIn("broken", str(self.failureResultOf(raising, PublishError).value))
+        self.failureResultOf(cancelled, PublishError)
+        self.assertEqual(0, self.collector.unsettled_requests)
+
+    def test_publisher_that_raises(self) -> None:
+        """What a publisher raises fails every request of the group, and is logged."""
+        answers = self.launch("a", "b", events=[("t", b"")] * 3)
+        self.publish.pending[0].errback(ValueError("driver broke"))
+        for answer in answers:
+            error = self.failureResultOf(answer, PublishError).value
+            self.assertEqual("3 of 3 events failed: driver broke", str(error))
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+        self.assertEqual(6, self.metrics.total("events_failed_total"))
+
+    def test_wrong_number_of_outcomes(self) -> None:
+        """A publisher that gives too few or too many outcomes fails the whole group."""
+        for outcomes in ([None], [None] * 3):
+            self.start_worker()
+            answers = self.launch("a", "b")
+            self.publish.pending[0].callback(outcomes)
+            for answer in answers:
+                error = self.failureResultOf(answer, PublishError).value
+                self.assertIn(f"{len(outcomes)} outcomes for 2 requests", str(error))
+        self.assertEqual(2, len(self.flushLoggedErrors(ValueError)))
+
+    def test_level_0(self) -> None:
+        """At level 0 a failure is counted and settled, though the client was answered."""
+        self.start_worker(ack=0)
+        (answer,) = self.collect("a")
+        self.assertIsNone(self.successResultOf(answer))
+        self.turn()
+        self.finish(0, PublishError(1, 1, ["no"]))
+        self.assertEqual(1, self.metrics.total("events_failed_total"))
+        self.assertEqual(0, self.collector.unsettled_requests)
+
+
+class CountTests(WorkerTestCase):
+    """What is counted and measured."""
+
+    def test_delivered(self) -> None:
+        """Every event of a delivered request counts as delivered."""
+        self.collect("a", "b", events=[("t", b"")] * 3)
+        self.turn()
+        self.finish(0)
+        self.assertEqual(6, self.metrics.total("events_delivered_total"))
+        self.assertEqual(0, self.metrics.total("events_failed_total"))
+
+    def test_partly_delivered(self) -> None:
+        """Of a request that failed in part, each event counts as what became of it."""
+        (answer,) = self.collect("a", events=[("t", b"")] * 3)
+        answer.addErrback(lambda _: None)
+        self.turn()
+        self.finish(0, PublishError(1, 3, ["no"]))
+        self.assertEqual(2, self.metrics.total("events_delivered_total"))
+        self.assertEqual(1, self.metrics.total("events_failed_total"))
+
+    def test_nothing_before_the_outcome(self) -> None:
+        """Until its outcome is known an event counts neither as delivered nor as failed."""
+        self.collect("a")
+        self.turn()
+        self.publish.pending[0].callback([Future()])
+        self.assertEqual([], self.metrics.counts)
+
+    def test_durations(self) -> None:
+        """Wait, publish, and both latencies are measured in milliseconds under their labels."""
+        self.collector.collect(
+            make_request(sent_time=START - 1, received_at=START - 0.5, group="web")
+        )
+        self.turn(0.25)
+        self.clock.advance(0.75)
+        self.finish(0)
+        worker = (self.metrics.observations[0][2][0],)
+        self.assertEqual(
+            {
+                ("batch_idle_in_channel_milliseconds", 250.0, worker),
+                ("kafka_producebulk_tt_ms", 750.0, ()),
+                ("worker_processing_duration_milliseconds", 750.0, worker),
+                ("server_processing_latency_milliseconds", 1500.0, ("web",)),
+                ("event_processing_duration_milliseconds", 2000.0, ("web",)),
+            },
+            set(self.metrics.observations),
+        )
+
+    def test_without_sent_time(self) -> None:
+        """Without a sent_time there is no duration from it."""
+        self.collect("a")
+        self.turn()
+        self.finish(0)
+        self.assertEqual([], self.metrics.observed("event_processing_duration_milliseconds"))
+
+    def test_straggler_is_measured_at_its_end(self) -> None:
+        """The latency of a straggler runs to its own outcome, not to its group's."""
+        straggler: Future[PublishError | None] = Future()
+        self.collect("a", received_at=START)
+        self.turn(0)
+        self.publish.pending[0].callback([straggler])
+        self.clock.advance(3)
+        straggler.set_result(None)
+        self.turn(0)
+        self.assertEqual([3000.0], self.metrics.observed("server_processing_latency_milliseconds"))
+
+    def test_installed_publisher(self) -> None:
+        """A publish by a publisher that is not one of ours is measured as `other`."""
+        self.start_worker(publisher="pigeon")
+        self.collect("a")
+        self.turn()
+        self.finish(0)
+        self.assertEqual(1, len(self.metrics.observed("other_producebulk_tt_ms")))
+
+
+class DrainTests(WorkerTestCase):
+    """The orderly end."""
+
+    def test_nothing_to_do(self) -> None:
+        """With nothing admitted a drain ends at once."""
+        self.assertEqual(0, self.successResultOf(self.worker.drain(5)))
+        self.assertFalse(self.worker.running)
+
+    def test_publishes_what_waits(self) -> None:
+        """What was admitted is published and settled before the drain ends."""
+        answers = self.collect("a", "b")
+        draining = self.worker.drain(5)
+        self.turn()
+        self.assertNoResult(draining)
+        self.finish(0)
+        self.assertEqual(0, self.successResultOf(draining))
+        for answer in answers:
+            self.assertIsNone(self.successResultOf(answer))
+
+    def test_waits_for_stragglers(self) -> None:
+        """A straggler holds the drain until it is settled."""
+        straggler: Future[PublishError | None] = Future()
+        self.collect("a")
+        self.turn()
+        self.publish.pending[0].callback([straggler])
+        draining = self.worker.drain(5)
+        self.turn()
+        self.assertNoResult(draining)
+        straggler.set_result(None)
+        self.turn()
+        self.assertEqual(0, self.successResultOf(draining))
+
+    def test_deadline(self) -> None:
+        """Past the deadline what waits fails, counted to the event; what is under way goes on."""
+        self.start_worker(pool_size=1)
+        (under_way,) = self.collect("a")
+        self.turn()
+        waiting = self.collect("b", "c", events=[("t", b"")] * 2)
+        draining = self.worker.drain(5)
+        self.turn(4.9)
+        self.assertNoResult(draining)
+        self.turn(0.2)
+        self.assertEqual(4, self.successResultOf(draining))
+        for answer in waiting:
+            error = self.failureResultOf(answer, PublishError).value
+            self.assertEqual("2 of 2 events failed: the server is shutting down", str(error))
+        self.assertEqual(4, self.metrics.total("events_failed_total"))
+        self.assertNoResult(under_way)
+        self.finish(0)
+        self.assertIsNone(self.successResultOf(under_way))
+        self.assertEqual([["a"]], self.publish.guids)
+        self.assertEqual(0, self.collector.unsettled_requests)
+
+    def test_request_that_waits_for_the_pace(self) -> None:
+        """A request that was taken off the queue but not launched is abandoned like the rest."""
+        self.collect("a")
+        self.turn(0)
+        answers = self.collect("b")
+        draining = self.worker.drain(PACE / 2)
+        answers += self.collect("c")
+        self.turn(PACE / 2)
+        self.assertEqual(2, self.successResultOf(draining))
+        for answer in answers:
+            self.failureResultOf(answer, PublishError)
+        self.turn(1)
+        self.assertEqual([["a"]], self.publish.guids)
+
+    def test_refuses_afterwards(self) -> None:
+        """After a drain nothing is admitted that nobody would publish."""
+        self.successResultOf(self.worker.drain(5))
+        (answer,) = self.collect("a")
+        self.failureResultOf(answer, Overloaded)
+
+    def test_leaves_nothing_scheduled(self) -> None:
+        """After a drain no call of the worker's is scheduled, and no error was logged."""
+        self.collect("a")
+        draining = self.worker.drain(5)
+        self.turn()
+        self.finish(0)
+        self.successResultOf(draining)
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_stop_before_start(self) -> None:
+        """A worker that never started stops."""
+        worker = WorkerService(
+            self.clock,
+            self.collector,
+            self.publish,
+            FakePublisher(),
+            WorkerSettings(),
+            self.metrics,
+        )
+        self.assertIsNone(worker.stopService())
