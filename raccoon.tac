@@ -7,7 +7,9 @@ from twisted.internet import reactor
 
 from raccoon import config
 from raccoon.app import RaccoonService
+from raccoon.tap import show_errors_in_one_line
 
+show_errors_in_one_line()
 application = Application("raccoon")
 RaccoonService(reactor, config.load({}, os.environ, config.default_file())).setServiceParent(
     application

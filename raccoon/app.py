@@ -172,7 +172,9 @@ class RaccoonService(MultiService):
         total = self._settings.worker.buffer_flush_timeout_ms / 1000
         flush = min(self._settings.publisher.kafka.flush_interval_ms / 1000, total / 2)
         self._logger.info(
-            "stopping", events_waiting=self.collector.unsettled_events, flush_timeout_seconds=total
+            "stopping: {waiting} events have {seconds} s to be delivered",
+            waiting=self.collector.unsettled_events,
+            seconds=total,
         )
         yield self._rest.quiet()
         self._grpc.quiet(total + _SETTLE_SECONDS)
@@ -187,29 +189,31 @@ class RaccoonService(MultiService):
         took = round(self._reactor.seconds() - began, 3)
         if left:
             self._logger.error(
-                "stopped; {left} accepted events were not delivered", left=left, seconds=took
+                "stopped in {took} s; {left} accepted events were not delivered",
+                left=left,
+                took=took,
             )
         else:
-            self._logger.info("stopped; every accepted event was delivered", seconds=took)
+            self._logger.info("stopped in {took} s; every accepted event was delivered", took=took)
 
     def _say_where(self) -> None:
         settings = self._settings
-        chosen = settings.sources.get("PUBLISHER_TYPE", "default")
-        if chosen == "default":
+        chosen = f"by the {settings.sources.get('PUBLISHER_TYPE')}"
+        if "PUBLISHER_TYPE" not in settings.sources:
             known = settings.publisher_type == "kafka"
-            chosen = "Kafka's bootstrap servers are set" if known else "no Kafka servers are set"
+            chosen = "as bootstrap servers are set" if known else "as no Kafka servers are set"
         self._logger.info(
-            "Raccoon {version} is listening",
+            "Raccoon {version} listens: HTTP {http}, gRPC {grpc}, metrics {metrics}",
             version=__version__,
             http=_shown(self._rest.address),
             grpc=f"{self._grpc.host}:{self._grpc.port}",
             metrics=_shown(self._prometheus.address) if self._prometheus.address else "off",
         )
         self._logger.info(
-            "events go to {destination}",
+            "events go to {destination} (publisher {publisher}: {chosen}; acknowledgement {ack})",
             destination=self._publisher.publisher.destination,
             publisher=settings.publisher_type,
-            chosen_by=chosen,
+            chosen=chosen,
             ack=settings.event.ack,
         )
 

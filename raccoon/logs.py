@@ -12,14 +12,17 @@ from constantly import NamedConstant
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
+    ILogFilterPredicate,
     ILogObserver,
     Logger,
     LogLevel,
     LogLevelFilterPredicate,
+    PredicateResult,
     formatEvent,
 )
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
+from zope.interface import provider
 
 LEVELS: Mapping[str, NamedConstant] = {
     "debug": LogLevel.debug,
@@ -78,11 +81,18 @@ def format_line(event: Mapping[str, Any]) -> str | None:
 
 def make_observer(stream: TextIO | LogFile, level: str) -> ILogObserver:
     """An observer that writes lines of `level` (a LOG_LEVEL) and above."""
-    predicate = LogLevelFilterPredicate(LEVELS[level])
+    predicates = [_not_chatter, LogLevelFilterPredicate(LEVELS[level])]
     bridge_standard_logging(level)
     file: Any = stream
-    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, format_line), [predicate])
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, format_line), predicates)
     return observer
+
+
+@provider(ILogFilterPredicate)
+def _not_chatter(event: Mapping[str, Any]) -> NamedConstant:
+    """Leave out what Twisted's ports say of themselves through its old log: ours say more."""
+    chatter = event.get("log_namespace") == "log_legacy" and not event.get("isError")
+    return PredicateResult.no if chatter else PredicateResult.maybe
 
 
 class _Bridge(logging.Handler):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from twisted.application.service import IService
 from twisted.logger import ILogObserver
@@ -109,7 +108,7 @@ class TwistdLog:
     """
 
     def __init__(self) -> None:
-        self._path = "-"
+        self._path = ""
         self._level = "info"
 
     def use_for(self, twistd: usage.Options, level: str) -> None:
@@ -136,20 +135,18 @@ def makeService(options: Options) -> IService:
     """The service that the options describe."""
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
-    sys.excepthook = _one_line(sys.excepthook)
+    show_errors_in_one_line()
     return RaccoonService(reactor, options.settings, options["http"], options["grpc"])
 
 
-def _one_line(
-    previous: Callable[[type[BaseException], BaseException, TracebackType | None], Any],
-) -> Callable[[type[BaseException], BaseException, TracebackType | None], Any]:
-    """An excepthook for which an error of ours is a line, not a traceback."""
+def show_errors_in_one_line() -> None:
+    """End the process with a line for an error of ours, not with a traceback."""
+    previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, RaccoonError):
-            if not twistd_log.on_terminal:
-                sys.stderr.write(f"raccoon: {error}\n")
-        else:
+        if not isinstance(error, RaccoonError):
             previous(kind, error, trace)
+        elif not twistd_log.on_terminal:
+            sys.stderr.write(f"raccoon: {error}\n")
 
-    return hook
+    sys.excepthook = hook
