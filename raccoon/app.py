@@ -84,7 +84,7 @@ class RaccoonService(MultiService):
             json,
             protobuf,
             identification,
-            CorsPolicy(settings.cors),
+            CorsPolicy(settings.cors, identification.client_headers),
             self.metrics,
             reactor.seconds,
         )

@@ -39,6 +39,7 @@ from tests.fakes import FakeMetrics
 
 NOW = 1_795_492_430.0
 _WRITE_BUFFER = 65536  # of a Twisted transport; past it its producer is paused
+_POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
 
 
 def make_settings(**sections: Mapping[str, Any]) -> Settings:
@@ -480,12 +481,13 @@ class Edge:
             self.json,
             self.protobuf,
             identification,
-            CorsPolicy(settings.cors),
-            UpgradeResource(self.websocket),
+            CorsPolicy(settings.cors, identification.client_headers),
             self.metrics,
             self.clock.seconds,
         )
-        self.site = EventSite(self.rest, settings.limits, self.clock)
+        self.site = EventSite(
+            self.rest, UpgradeResource(self.websocket), settings.limits, self.clock
+        )
         self._ports = iter(range(40001, 65536))
         self._sockets: list[MemorySocket] = []
 
@@ -653,9 +655,10 @@ class FakeProducer:
         self._on_error = on_error
         self._capacity = capacity
         self._changed = threading.Condition()
-        self._queue: list[tuple[str, bytes, Callable[..., None]]] = []
+        self._queue: list[tuple[bytes, Callable[..., None]]] = []
+        self._purged: list[tuple[bytes, Callable[..., None]]] = []
         self._errors: list[KafkaError] = []
-        self._purged = False
+        self._broken = False
         self.accepted: list[tuple[str, bytes]] = []
         self.refusals: dict[bytes, int] = {}
         self.failures: dict[bytes, int] = {}
@@ -672,9 +675,10 @@ class FakeProducer:
             self._changed.notify_all()
 
     def break_down(self, error: KafkaError) -> None:
-        """Report an error of the client as a whole."""
+        """Report an error of the client as a whole; after a fatal one it takes nothing more."""
         with self._changed:
             self._errors.append(error)
+            self._broken = error.fatal()
             self._changed.notify_all()
 
     # confluent_kafka.Producer.
@@ -686,13 +690,15 @@ class FakeProducer:
         with self._changed:
             for message in messages:
                 value = message["value"]
-                if value in self.refusals:
+                if self._broken:
+                    message["_error"] = KafkaError(KafkaError._FATAL)
+                elif value in self.refusals:
                     message["_error"] = KafkaError(self.refusals[value])
                 elif len(self._queue) >= self._capacity:
                     self.full_times += 1
                     message["_error"] = KafkaError(KafkaError._QUEUE_FULL)
                 else:
-                    self._queue.append((topic, value, options["callback"]))
+                    self._queue.append((value, options["callback"]))
                     self.accepted.append((topic, value))
                     taken += 1
             self._changed.notify_all()
@@ -700,7 +706,7 @@ class FakeProducer:
 
     def poll(self, timeout: float) -> int:
         with self._changed:
-            self._changed.wait_for(lambda: self._errors or self._due(), timeout)
+            self._changed.wait_for(lambda: self._errors or self._due(), min(timeout, _POLL))
             errors, self._errors = self._errors, []
         for error in errors:
             self._on_error(error)
@@ -713,23 +719,25 @@ class FakeProducer:
 
     def purge(self) -> None:
         with self._changed:
-            self._purged = True
+            self._purged += self._queue
+            self._queue = []
 
     def list_topics(self, timeout: float) -> object:
         if not self.reachable:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         return object()
 
-    def _due(self) -> list[tuple[str, bytes, Callable[..., None]]]:
-        return [entry for entry in self._queue if self._purged or entry[1] not in self.held]
+    def _due(self) -> bool:
+        return bool(self._purged) or any(value not in self.held for value, _ in self._queue)
 
     def _serve(self) -> int:
         with self._changed:
-            due = self._due()
-            self._queue = [entry for entry in self._queue if entry not in due]
-        for _topic, value, callback in due:
+            purged, self._purged = self._purged, []
+            due = [entry for entry in self._queue if entry[0] not in self.held]
+            self._queue = [entry for entry in self._queue if entry[0] in self.held]
+        for value, callback in due:
             code = self.failures.get(value)
-            if self._purged and value in self.held:
-                code = KafkaError._PURGE_QUEUE
             callback(None if code is None else KafkaError(code), None)
-        return len(due)
+        for _, callback in purged:
+            callback(KafkaError(KafkaError._PURGE_QUEUE), None)
+        return len(due) + len(purged)

@@ -132,7 +132,9 @@ class KafkaPublisher:
     name = "kafka"
 
     def __init__(self, context: PublisherContext) -> None:
-        self._client = dict(context.settings.publisher.kafka.client)
+        given = context.settings.publisher.kafka.client
+        self._client = {name: value for name, value in given.items() if name not in _RESERVED}
+        self._reserved = {name: value for name, value in given.items() if name in _RESERVED}
         self._context = context
         self._metrics = context.metrics
         servers = self._client.get("bootstrap.servers") or self._client.get("metadata.broker.list")
@@ -146,8 +148,8 @@ class KafkaPublisher:
         self._poller = threading.Thread(target=self._poll, name="kafka-poller", daemon=True)
         self._closing = threading.Event()
         self._failed_for_good = False
-        self._purged = 0
-        self._purged_lock = threading.Lock()
+        self._left = 0
+        self._left_lock = threading.Lock()
 
     def start(self) -> None:
         """Create the producer and the thread that serves its reports.
@@ -156,12 +158,14 @@ class KafkaPublisher:
             StartError: librdkafka refuses an option; in its words.
         """
         for name, why in _RESERVED.items():
-            if self._client.get(name, "false").lower() not in ("false", ""):
+            if self._reserved.get(name, "false").lower() != "false":
                 raise StartError(f"{_variable(name)}: cannot be used: {why}")
         try:
             self._producer = self._create()
         except KafkaException as error:
             raise StartError(f"Kafka client options: {_text(error.args[0])}") from None
+        except (TypeError, ValueError) as error:
+            raise StartError(f"Kafka client options: {error}") from None
         self._poller.start()
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
@@ -180,7 +184,7 @@ class KafkaPublisher:
         self._producer.flush(timeout)
         self._producer.purge()
         self._producer.flush(_LAST_REPORTS)
-        return self._purged
+        return self._left
 
     def account(self, delivery: _Delivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
@@ -239,15 +243,15 @@ class KafkaPublisher:
 
         Returns how many it took; for the others no report will come.
         """
-        if self._closing.is_set():
-            purged = KafkaError(KafkaError._PURGE_QUEUE)
-            delivery.errors.extend((event_type, purged) for _ in messages)
-            return 0
         topic = self._context.route(event_type)
         report = partial(delivery.report, event_type)
         deadline = time.monotonic() + self._message_timeout
         accepted = 0
         while True:
+            if self._closing.is_set():
+                purged = KafkaError(KafkaError._PURGE_QUEUE)
+                delivery.errors.extend((event_type, purged) for _ in messages)
+                return accepted
             try:
                 taken = self._producer.produce_batch(topic, messages, callback=report)
             except KafkaException as error:
@@ -263,9 +267,8 @@ class KafkaPublisher:
                     delivery.errors.append((event_type, message["_error"]))
             if not full:
                 return accepted
-            if self._closing.is_set() or time.monotonic() > deadline:
-                code = KafkaError._PURGE_QUEUE if self._closing.is_set() else KafkaError._QUEUE_FULL
-                delivery.errors.extend((event_type, KafkaError(code)) for _ in full)
+            if time.monotonic() > deadline:
+                delivery.errors.extend((event_type, message["_error"]) for message in full)
                 return accepted
             messages = [{"value": message["value"]} for message in full]
             time.sleep(_FULL_QUEUE_PAUSE)
@@ -280,9 +283,9 @@ class KafkaPublisher:
         elif code in _TOO_LARGE:
             labels = (topic, group, event_type)
             self._metrics.count("kafka_message_too_large_total", 1, labels)
-        elif code in _PURGED:
-            with self._purged_lock:
-                self._purged += 1
+        if self._closing.is_set():
+            with self._left_lock:
+                self._left += 1
 
     def _reason(self, event_type: str, error: KafkaError) -> str:
         code = error.code()
@@ -291,7 +294,8 @@ class KafkaPublisher:
         if code in _TOO_LARGE:
             return "message too large for Kafka (message.max.bytes)"
         if code in _PURGED:
-            return "the server is shutting down"
+            closing = self._closing.is_set()
+            return "the server is shutting down" if closing else "lost to a fatal Kafka error"
         return _text(error)
 
     def _poll(self) -> None:
@@ -315,11 +319,16 @@ class KafkaPublisher:
 
     def _replace(self) -> None:
         """After a fatal error an idempotent producer takes nothing more: start a new one."""
+        try:
+            fresh = self._create()
+        except KafkaException as error:
+            _log.error("no new Kafka producer yet: %s", _text(error.args[0]))
+            time.sleep(_POLL)
+            return
         self._failed_for_good = False
-        spent, self._producer = self._producer, self._create()
+        spent, self._producer = self._producer, fresh
         spent.purge()
         spent.flush(_LAST_REPORTS)
-        self._purged = 0
         _log.warning("the Kafka producer was replaced after a fatal error")
 
     def _on_error(self, error: KafkaError) -> None:

@@ -49,7 +49,7 @@ def blocking_handler(serve: Serve) -> Handler:
 
     def behavior(body: bytes, context: grpc.ServicerContext) -> bytes:
         answer = _AwaitedAnswer()
-        serve(body, context.invocation_metadata(), answer)
+        _served(serve, body, context.invocation_metadata(), answer)
         left = context.time_remaining()
         timeout = threading.TIMEOUT_MAX if left is None else min(left, threading.TIMEOUT_MAX)
         if not answer.done.wait(timeout):
@@ -59,6 +59,14 @@ def blocking_handler(serve: Serve) -> Handler:
         return answer.body
 
     return grpc.unary_unary_rpc_method_handler(behavior)
+
+
+def _served(serve: Serve, body: bytes, metadata: Metadata, answer: Answer) -> None:
+    try:
+        serve(body, metadata, answer)
+    except Exception:
+        _log.failure("a gRPC call failed")
+        answer.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 class _AwaitedAnswer:
@@ -107,11 +115,7 @@ class _CallTaker(ThreadPoolExecutor):
             if body is None:
                 call.cut_short()
             else:
-                try:
-                    self._serve(body, event.invocation_metadata, call)
-                except Exception:
-                    _log.failure("a gRPC call failed")
-                    call.abort(grpc.StatusCode.INTERNAL, "internal error")
+                _served(self._serve, body, event.invocation_metadata, call)
             return None, ()
 
         event.call.start_server_batch((ReceiveMessageOperation(0),), received)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from raccoon.config import CorsSettings
@@ -21,14 +22,20 @@ class Preflight(NamedTuple):
 
 
 class CorsPolicy:
-    """Which origins, methods and headers may be used from another origin."""
+    """Which origins, methods and headers may be used from another origin.
 
-    def __init__(self, settings: CorsSettings) -> None:
+    Args:
+        settings: what is allowed.
+        client_headers: headers that any client sends, allowed besides.
+    """
+
+    def __init__(self, settings: CorsSettings, client_headers: Iterable[str]) -> None:
         self.enabled = settings.enabled
         self._origins = frozenset(settings.allowed_origin)
         self._all_origins = "*" in self._origins
         self._methods = frozenset(method.upper() for method in settings.allowed_methods)
-        self._headers = _SIMPLE_HEADERS | {header.lower() for header in settings.allowed_headers}
+        allowed = (*settings.allowed_headers, *client_headers)
+        self._headers = _SIMPLE_HEADERS | {header.lower() for header in allowed}
         self._credentials = settings.allow_credentials
         self._max_age = min(settings.preflight_max_age_seconds, _MAX_AGE)
 

@@ -84,6 +84,7 @@ class RestResource:
     def ping(self, request: Request) -> bytes:
         """Alive: never asks a broker."""
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        request.setHeader(b"Content-Length", b"4")
         return b"pong"
 
     @app.route("/api/v1/events", methods=["GET"])

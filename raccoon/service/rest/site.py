@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any, cast
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -57,13 +58,13 @@ class EventRequest(Request):
 
     def process(self) -> None:
         """Take the route of events and upgrades directly; every other one by Klein's map."""
-        site = self.channel.site
+        site = self.site = self.channel.site
         if (body := site.rest.cross_origin(self)) is not None:
             self._finish(body)
         elif self.path == EVENTS_PATH and self.method == b"POST":
-            site.rest.events(self).addCallbacks(self._finish, self.processingFailed)
+            maybeDeferred(site.rest.events, self).addCallbacks(self._finish, self.processingFailed)
         elif self.path == EVENTS_PATH and self.method == b"GET" and self._asks_for_websocket():
-            site.upgrade.render(self)
+            self.render(site.upgrade)
         else:
             super().process()
 
@@ -142,9 +143,16 @@ class EventChannel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """A request is whole; the next one begins idle."""
+        if self._phase == _REFUSED:
+            return
         if self._phase in (_HEADERS, _BODY):
             self._enter(_IDLE)
         super().allContentReceived()
+
+    def lineReceived(self, line: bytes) -> bool:
+        """Parse a line of the headers; true ends the parsing of what came with it."""
+        super().lineReceived(line)
+        return self._phase == _REFUSED
 
     def timeoutConnection(self) -> None:
         """A deadline passed: say so where a request was begun, and close."""

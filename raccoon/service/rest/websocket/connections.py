@@ -147,6 +147,8 @@ class KeepAlive:
             served += 1
             if now >= connection.last_pong + self._wait:
                 connection.pong_missing()
+                if now >= connection.last_pong + self._wait:
+                    continue  # it is about to end
             elif now >= next_ping:
                 connection.ping()
                 next_ping = now + self._interval

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
@@ -49,6 +51,8 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         metrics: IMetrics,
     ) -> None:
         super().__init__(reactor=reactor, server="Raccoon")
+        # Autobahn's own is on the global reactor.
+        self._batched_timer = SimpleNamespace(call_later=reactor.callLater)
         self.collector = collector
         self.json = json
         self.protobuf = protobuf
@@ -72,6 +76,12 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         protocol.maxFramePayloadSize = self.max_message
         protocol.maxMessagePayloadSize = self.max_message
         return protocol
+
+    def upgrade_failed(self, group: str | None, reason: str) -> None:
+        """Count and log an upgrade that was refused, by its group header."""
+        labels = (self.identification.group(group), "ugfailure")
+        self.metrics.count("user_connection_failure_total", 1, labels)
+        self.throttle.warn("WebSocket upgrade refused: {reason}", reason=reason)
 
     def stop_reading(self) -> None:
         """Take no further message on any connection."""
@@ -99,7 +109,28 @@ class UpgradeResource(WebSocketResource):  # type: ignore[misc]
     """Hands the transport of an upgrade request over to a WebSocket connection."""
 
     def render(self, request: Request) -> Any:
-        """Take the transport; its HTTP channel lets go of it first."""
+        """Check the origin, then take the transport; its HTTP channel lets go of it first."""
+        headers = request.requestHeaders
+        origin = headers.getRawHeaders("origin", [""])[0]
+        if self._factory.check_origin and not _same_host(
+            origin, headers.getRawHeaders("host", [""])[0]
+        ):
+            group = headers.getRawHeaders(self._factory.identification.group_header, [None])[0]
+            self._factory.upgrade_failed(group, "the origin is not this host")
+            request.setResponseCode(403)
+            request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+            return b"the origin is not this host (SERVER_WEBSOCKET_CHECK_ORIGIN)\n"
+        headers.removeHeader("origin")  # checked; Autobahn takes only what it can parse
         channel: Any = request.channel
         channel.let_go()
         return super().render(request)
+
+
+def _same_host(origin: str, host: str) -> bool:
+    """Whether an Origin header, where there is one, names the host of the request."""
+    if not origin:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower()
+    except ValueError:
+        return False

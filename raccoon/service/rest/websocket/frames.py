@@ -12,43 +12,43 @@ _TEXT, _BINARY = 0x81, 0x82  # FIN set, no extension bits
 _MASKED = 0x80
 
 
-def take_whole_messages(data: bytes, max_size: int) -> tuple[list[tuple[bytes, bool]], int]:
-    """Read whole data frames from the start of `data`.
+def take_message(data: bytes, start: int, max_size: int) -> tuple[bytes, bool, int] | None:
+    """Read one whole data frame.
 
     Args:
-        data: bytes from a client, beginning at a frame.
+        data: bytes from a client.
+        start: where a frame begins in them.
         max_size: the largest payload to take.
 
     Returns:
-        The messages, each with whether it is binary, and how many bytes they took. What follows
-        is left to the general parser: an incomplete frame, a control frame, a fragment, text that
-        is not UTF-8, a payload over `max_size`.
+        The message, whether it is binary, and where the next frame begins; or None where the
+        general parser is to read on: an incomplete frame, a control frame, a fragment, text that
+        is not UTF-8, a payload over `max_size`, a length in a longer form than it needs.
     """
-    messages: list[tuple[bytes, bool]] = []
     end = len(data)
-    position = 0
-    while end - position >= 6:
-        opcode = data[position]
-        length = data[position + 1] - _MASKED
-        start = position + 2
-        if length == 126 and end - position >= 8:
-            length = int.from_bytes(data[start : start + 2], "big")
-            start += 2
-        elif length == 127 and end - position >= 14:
-            length = int.from_bytes(data[start : start + 8], "big")
-            start += 8
-        elif not 0 <= length < 126:
-            break
-        stop = start + 4 + length
-        if opcode not in (_TEXT, _BINARY) or stop > end or length > max_size:
-            break
-        unmask = create_xor_masker(data[start : start + 4], length).process
-        payload = unmask(data[start + 4 : stop])
-        if opcode == _TEXT and not _is_utf8(payload):
-            break
-        messages.append((payload, opcode == _BINARY))
-        position = stop
-    return messages, position
+    if end - start < 6:
+        return None
+    opcode = data[start]
+    length = data[start + 1] - _MASKED
+    mask = start + 2
+    if length == 126 and end - start >= 8:
+        length = int.from_bytes(data[mask : mask + 2], "big")
+        mask += 2
+        shortest = 126
+    elif length == 127 and end - start >= 14:
+        length = int.from_bytes(data[mask : mask + 8], "big")
+        mask += 8
+        shortest = 1 << 16
+    else:
+        shortest = 0 if length < 126 else end
+    stop = mask + 4 + length
+    if opcode not in (_TEXT, _BINARY) or not shortest <= length <= max_size or stop > end:
+        return None
+    unmask = create_xor_masker(data[mask : mask + 4], length).process
+    payload = unmask(data[mask + 4 : stop])
+    if opcode == _TEXT and not _is_utf8(payload):
+        return None
+    return payload, opcode == _BINARY, stop
 
 
 def data_frame(payload: bytes, binary: bool) -> bytes:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
+from autobahn.util import wildcards2patterns
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -30,7 +30,7 @@ from raccoon.serialization import (
 )
 from raccoon.service.rest.websocket.connections import Refused
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
-from raccoon.service.rest.websocket.frames import data_frame, take_whole_messages
+from raccoon.service.rest.websocket.frames import data_frame, take_message
 from raccoon.service.transport import write_now
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     serveFlashSocketPolicy = False
     flashSocketPolicy = ""
     allowedOrigins = ("*",)
-    allowedOriginsPatterns = ()
+    allowedOriginsPatterns = tuple(wildcards2patterns(("*",)))
     allowNullOrigin = True
     maxConnections = 0
     trustXForwardedFor = 0
@@ -97,14 +97,20 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        position = 0
         if self.state == self.STATE_OPEN and not self.data and self._between_messages():
-            messages, taken = take_whole_messages(data, self.maxMessagePayloadSize)
-            for payload, binary in messages:
+            while not self._paused:
+                found = take_message(data, position, self.maxMessagePayloadSize)
+                if found is None:
+                    break
+                payload, binary, position = found
                 self.onMessage(payload, binary)
-            if taken == len(data):
-                return
-            data = data[taken:]
-        self._dataReceived(data)
+        if position < len(data):
+            self._dataReceived(data[position:])
+
+    def processData(self) -> bool:
+        """Have Autobahn parse on, unless reading has stopped: the rest stays in its buffer."""
+        return not self._paused and super().processData()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone; without its Deferreds, which refer to it, it is freed at once."""
@@ -121,24 +127,17 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     # From Autobahn: the life of the connection.
 
     def onConnect(self, request: ConnectionRequest) -> None:
-        """Check the origin and the identity of an upgrade."""
-        factory = self.factory
+        """Take the identity from an upgrade."""
+        identification = self.factory.identification
         headers = request.headers
-        group = ""
         try:
-            self.identifier = factory.identification.identifier(
-                headers.get(factory.identification.id_header),
-                headers.get(factory.identification.group_header),
+            self.identifier = identification.identifier(
+                headers.get(identification.id_header), headers.get(identification.group_header)
             )
-            group = self.identifier.group
-            if factory.check_origin and not _same_host(headers.get("origin"), headers["host"]):
-                raise ConnectionDeny(403, "the origin is not this host")
         except BadRequest as error:
-            self._upgrade_failed(group, str(error))
+            group = headers.get(identification.group_header)
+            self.factory.upgrade_failed(group, str(error))
             raise ConnectionDeny(400, str(error)) from None
-        except ConnectionDeny as denial:
-            self._upgrade_failed(group, denial.reason)
-            raise
 
     def onOpen(self) -> None:
         """Enter the table, or tell the client why not."""
@@ -326,10 +325,6 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         cut = reason.encode()[:_REASON_BYTES].decode(errors="ignore")
         self.sendCloseFrame(code, cut.encode())
 
-    def _upgrade_failed(self, group: str, reason: str) -> None:
-        self.factory.metrics.count("user_connection_failure_total", 1, (group, "ugfailure"))
-        self.factory.throttle.warn("WebSocket upgrade refused: {reason}", reason=reason)
-
     # Reading stops while there is any cause for it.
 
     def _pause(self, cause: int) -> None:
@@ -342,6 +337,12 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self._paused &= ~cause
             if not self._paused:
                 self.transport.resumeProducing()
+                if self.data:
+                    self.factory.reactor.callLater(0, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused and self.state != self.STATE_CLOSED:
+            self.consumeData()
 
     def _begin(self) -> None:
         self._in_flight += 1
@@ -379,13 +380,3 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if seen is None:
             return None
         return lambda error: seen.settle(guid, False)
-
-
-def _same_host(origin: str | None, host: str) -> bool:
-    """Whether an Origin header, where there is one, names the host of the request."""
-    if not origin:
-        return True
-    try:
-        return urlsplit(origin).netloc.lower() == host.lower()
-    except ValueError:
-        return False

@@ -1,0 +1,585 @@
+"""The Kafka publisher on a producer in memory; its options on the real one, without a broker."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import attrs
+from confluent_kafka import KafkaError, Producer
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.collector import CollectRequest
+from raccoon.config import KafkaSettings, Settings
+from raccoon.errors import PublishError, StartError
+from raccoon.publisher import PublisherContext, kafka
+from raccoon.publisher.kafka import KafkaPublisher
+from tests.edge_fakes import FakeProducer
+from tests.fakes import FakeMetrics, make_request
+
+WAIT = 20  # seconds that no test should ever wait
+SERVERS = {"bootstrap.servers": "broker.test:9092"}
+
+
+class GaugeWatch(FakeMetrics):
+    """Lets a test wait for a gauge that another thread sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gauged: queue.Queue[tuple[str, float]] = queue.Queue()
+
+    def gauge(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        super().gauge(name, value, labels)
+        self.gauged.put((name, value))
+
+
+class PublisherInMemory(KafkaPublisher):
+    """A KafkaPublisher on FakeProducers; each one that it creates is put into `created`."""
+
+    def __init__(self, context: PublisherContext, capacity: int, reachable: bool) -> None:
+        super().__init__(context)
+        self._capacity = capacity
+        self._reachable = reachable
+        self.created: queue.Queue[FakeProducer] = queue.Queue()
+
+    def _create(self) -> Producer:
+        producer: Any = FakeProducer(self._on_error, self._capacity)
+        producer.reachable = self._reachable
+        self.created.put(producer)
+        return producer
+
+
+def make_context(
+    metrics: FakeMetrics, client: dict[str, str], pattern: str = "clickstream-%s-log"
+) -> PublisherContext:
+    """The context of a publisher with these librdkafka options."""
+    settings = Settings()
+    return PublisherContext(
+        attrs.evolve(
+            settings,
+            event=attrs.evolve(settings.event, distribution_publisher_pattern=pattern),
+            publisher=attrs.evolve(settings.publisher, kafka=KafkaSettings(client=client)),
+        ),
+        metrics,
+    )
+
+
+class KafkaTestCase(SynchronousTestCase):
+    """A started publisher on a producer in memory."""
+
+    def start(
+        self,
+        client: dict[str, str] | None = None,
+        pattern: str = "clickstream-%s-log",
+        capacity: int = 100_000,
+        reachable: bool = True,
+    ) -> None:
+        """Start a publisher; it is closed when the test ends."""
+        self.metrics = GaugeWatch()
+        context = make_context(self.metrics, {**SERVERS, **(client or {})}, pattern)
+        self.publisher = PublisherInMemory(context, capacity, reachable)
+        self.publisher.start()
+        self.addCleanup(self.publisher.close, 0)
+        self.producer = self.publisher.created.get(timeout=WAIT)
+
+    def publish(self, *requests: CollectRequest) -> list[Any]:
+        """The outcomes, those that come later included."""
+        return [
+            outcome.result(WAIT) if isinstance(outcome, Future) else outcome
+            for outcome in self.publisher.publish(requests)
+        ]
+
+    def check_failed(self, outcome: Any, failed: int, total: int, reason: str = "") -> None:
+        """An outcome is this PublishError."""
+        self.assertIsInstance(outcome, PublishError)
+        self.assertEqual((outcome.failed, outcome.total), (failed, total))
+        self.assertIn(reason, str(outcome))
+
+
+class OutcomeTests(KafkaTestCase):
+    """One outcome for each request, in order."""
+
+    def setUp(self) -> None:
+        self.start()
+
+    def test_events_arrive(self) -> None:
+        """Each event's bytes are the value of a record in the topic of its type."""
+        request = make_request(events=[("click", b"\x00\xff"), ("view", b""), ("click", b"2")])
+        self.assertEqual(self.publish(request), [None])
+        self.assertEqual(
+            sorted(self.producer.accepted),
+            [
+                ("clickstream-click-log", b"\x00\xff"),
+                ("clickstream-click-log", b"2"),
+                ("clickstream-view-log", b""),
+            ],
+        )
+
+    def test_order_of_a_type_is_kept(self) -> None:
+        """Events of one type are produced in the order in which they came."""
+        payloads = [b"%d" % n for n in range(100)]
+        self.publish(
+            make_request(events=[("click", payload) for payload in payloads[:50]]),
+            make_request(events=[("click", payload) for payload in payloads[50:]]),
+        )
+        self.assertEqual([value for _, value in self.producer.accepted], payloads)
+
+    def test_outcomes_are_in_the_order_of_the_requests(self) -> None:
+        """Of many requests those that failed are told apart by their place."""
+        requests = [make_request(str(n), [("click", b"%d" % n)]) for n in range(20)]
+        bad = {3, 4, 17}
+        for n in bad:
+            self.producer.failures[b"%d" % n] = KafkaError._MSG_TIMED_OUT
+        outcomes = self.publish(*requests)
+        self.assertEqual({n for n, outcome in enumerate(outcomes) if outcome is not None}, bad)
+        for n in bad:
+            self.check_failed(outcomes[n], 1, 1)
+
+    def test_one_failed_event_fails_its_request_only(self) -> None:
+        """One event of many that fails fails its request, and says how many of how many."""
+        self.producer.failures[b"bad"] = KafkaError._MSG_TIMED_OUT
+        good, mixed, other = self.publish(
+            make_request(events=[("click", b"1")] * 10),
+            make_request(events=[("click", b"2"), ("view", b"bad"), ("click", b"3")]),
+            make_request(events=[("view", b"4")] * 10),
+        )
+        self.assertEqual((good, other), (None, None))
+        self.check_failed(mixed, 1, 3, "1 of 3 events failed")
+
+    def test_event_refused_at_once_fails_its_request_only(self) -> None:
+        """An event that the producer does not even take fails its request, and no other."""
+        self.producer.refusals[b"bad"] = KafkaError.MSG_SIZE_TOO_LARGE
+        good, mixed, other = self.publish(
+            make_request(events=[("click", b"1")]),
+            make_request(events=[("click", b"2"), ("click", b"bad"), ("click", b"3")]),
+            make_request(events=[("click", b"4")]),
+        )
+        self.assertEqual((good, other), (None, None))
+        self.check_failed(mixed, 1, 3)
+        self.assertEqual([value for _, value in self.producer.accepted], [b"1", b"2", b"3", b"4"])
+
+    def test_all_events_refused_at_once(self) -> None:
+        """A request of which nothing was taken has its outcome without any report."""
+        self.producer.refusals[b"bad"] = KafkaError._UNKNOWN_TOPIC
+        (outcome,) = self.publish(make_request(events=[("click", b"bad"), ("view", b"bad")]))
+        self.check_failed(outcome, 2, 2)
+
+    def test_first_few_distinct_reasons(self) -> None:
+        """The message names each reason once, however many events it struck."""
+        self.producer.failures[b"bad"] = KafkaError.UNKNOWN_TOPIC_OR_PART
+        (outcome,) = self.publish(make_request(events=[("click", b"bad")] * 1000))
+        self.check_failed(outcome, 1000, 1000)
+        self.assertEqual(str(outcome).count("does not exist"), 1)
+        self.assertLess(len(str(outcome)), 200)
+
+    def test_groups_from_several_threads(self) -> None:
+        """Groups that several threads publish at once each get their own outcomes."""
+        self.producer.failures[b"bad"] = KafkaError._MSG_TIMED_OUT
+
+        def run(n: int) -> list[bool]:
+            requests = [
+                make_request(events=[("click", b"bad" if (n + m) % 3 == 0 else b"good")] * 5)
+                for m in range(30)
+            ]
+            return [outcome is None for outcome in self.publish(*requests)]
+
+        with ThreadPoolExecutor(5) as pool:
+            results = list(pool.map(run, range(5)))
+        for n, result in enumerate(results):
+            self.assertEqual(result, [(n + m) % 3 != 0 for m in range(30)])
+
+    def test_delivered_and_undelivered_are_counted(self) -> None:
+        """Events are counted by topic, group and type, as their reports say."""
+        self.producer.failures[b"bad"] = KafkaError._MSG_TIMED_OUT
+        events = [("click", b"1"), ("click", b"bad"), ("click", b"2"), ("view", b"bad")]
+        self.publish(make_request(events=events, group="beta"))
+        click = ("clickstream-click-log", "beta", "click")
+        view = ("clickstream-view-log", "beta", "view")
+        for name, labels, count in (
+            ("kafka_messages_delivered_total", click, 2),
+            ("kafka_messages_delivered_total", view, 0),
+            ("kafka_messages_undelivered_total", click, 1),
+            ("kafka_messages_undelivered_total", view, 1),
+        ):
+            self.assertEqual(self.metrics.total(name, labels), count, (name, labels))
+
+
+class RoutingTests(KafkaTestCase):
+    """EVENT_DISTRIBUTION_PUBLISHER_PATTERN."""
+
+    def check(self, pattern: str, topics: set[str]) -> None:
+        self.start(pattern=pattern)
+        self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
+        self.assertEqual({topic for topic, _ in self.producer.accepted}, topics)
+
+    def test_first_placeholder_is_replaced(self) -> None:
+        """Only the first %s is replaced."""
+        self.check("a-%s-%s", {"a-click-%s", "a-view-%s"})
+
+    def test_no_placeholder(self) -> None:
+        """A pattern without %s sends everything to one topic."""
+        self.check("events", {"events"})
+
+
+class ReasonTests(KafkaTestCase):
+    """Failures that users can mend are told apart."""
+
+    def setUp(self) -> None:
+        self.start()
+
+    def check(self, code: int, at_once: bool, reason: str, counter: str | None) -> None:
+        chosen = self.producer.refusals if at_once else self.producer.failures
+        chosen[b"bad"] = code
+        (outcome,) = self.publish(make_request(events=[("click", b"bad")], group="beta"))
+        del chosen[b"bad"]
+        self.check_failed(outcome, 1, 1, reason)
+        for name in ("kafka_unknown_topic_failure_total", "kafka_message_too_large_total"):
+            self.assertEqual(self.metrics.total(name), int(name == counter), name)
+        self.metrics.counts.clear()
+
+    def test_unknown_topic(self) -> None:
+        """A topic that does not exist is named, and counted by itself."""
+        for code in (
+            KafkaError._UNKNOWN_TOPIC,
+            KafkaError._UNKNOWN_PARTITION,
+            KafkaError.UNKNOWN_TOPIC_OR_PART,
+            KafkaError.TOPIC_EXCEPTION,
+        ):
+            for at_once in (True, False):
+                self.check(
+                    code,
+                    at_once,
+                    "topic clickstream-click-log does not exist",
+                    "kafka_unknown_topic_failure_total",
+                )
+
+    def test_labels_of_an_unknown_topic(self) -> None:
+        """The counter of unknown topics has the labels that dashboards know, in their order."""
+        self.producer.failures[b"bad"] = KafkaError.UNKNOWN_TOPIC_OR_PART
+        self.publish(make_request(events=[("click", b"bad")] * 3, group="beta"))
+        labels = ("clickstream-click-log", "click", "beta")
+        self.assertEqual(self.metrics.total("kafka_unknown_topic_failure_total", labels), 3)
+
+    def test_too_large(self) -> None:
+        """An event that Kafka finds too large is told so, and counted by itself."""
+        for code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
+            for at_once in (True, False):
+                self.check(code, at_once, "too large", "kafka_message_too_large_total")
+
+    def test_any_other(self) -> None:
+        """Any other failure is told in Kafka's words."""
+        words = KafkaError(KafkaError._MSG_TIMED_OUT).str()
+        self.check(KafkaError._MSG_TIMED_OUT, False, words, None)
+
+
+class QueueFullTests(KafkaTestCase):
+    """The producer's own queue."""
+
+    def test_waits_and_goes_on(self) -> None:
+        """While the queue is full `publish` waits, and each event is produced once."""
+        self.start(capacity=3)
+        payloads = [b"%d" % n for n in range(20)]
+        outcomes = self.publish(
+            make_request(events=[("click", payload) for payload in payloads[:15]]),
+            make_request(events=[("click", payload) for payload in payloads[15:]]),
+        )
+        self.assertEqual(outcomes, [None, None])
+        self.assertGreater(self.producer.full_times, 0)
+        self.assertEqual(sorted(v for _, v in self.producer.accepted), sorted(payloads))
+        labels = ("clickstream-click-log", "group", "click")
+        self.assertEqual(self.metrics.total("kafka_messages_delivered_total", labels), 20)
+
+    def test_refused_among_those_that_wait(self) -> None:
+        """An event that is refused for another cause does not wait with the others."""
+        self.start(capacity=1)
+        self.producer.refusals[b"bad"] = KafkaError.MSG_SIZE_TOO_LARGE
+        events = [("click", b"1"), ("click", b"bad"), ("click", b"2"), ("click", b"3")]
+        (outcome,) = self.publish(make_request(events=events))
+        self.check_failed(outcome, 1, 4, "too large")
+        self.assertEqual([value for _, value in self.producer.accepted], [b"1", b"2", b"3"])
+
+    def test_gives_up_in_the_end(self) -> None:
+        """Past the time after which Kafka gives a message up, so does the wait."""
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start({"delivery.timeout.ms": "30"}, capacity=1)
+        self.producer.held.add(b"1")
+        outcomes = self.publisher.publish([make_request(events=[("click", b"1"), ("click", b"2")])])
+        self.producer.release()
+        outcome = outcomes[0].result(WAIT)
+        self.check_failed(outcome, 1, 2, KafkaError(KafkaError._QUEUE_FULL).str())
+
+
+class StragglerTests(KafkaTestCase):
+    """Reports that come later than the rest of their group."""
+
+    def setUp(self) -> None:
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start()
+
+    def publish_with_straggler(self) -> Sequence[Any]:
+        self.producer.held.add(b"slow")
+        return self.publisher.publish(
+            [
+                make_request("a", [("click", b"1")]),
+                make_request("b", [("click", b"2"), ("click", b"slow")]),
+                make_request("c", [("click", b"3")]),
+            ]
+        )
+
+    def test_others_are_answered_meanwhile(self) -> None:
+        """Past PATIENCE a request without all its reports is a Future, and the others are not."""
+        first, late, third = self.publish_with_straggler()
+        self.assertEqual((first, third), (None, None))
+        self.assertIsInstance(late, Future)
+        self.assertFalse(late.done())
+        self.producer.release()
+        self.assertIsNone(late.result(WAIT))
+
+    def test_late_failure(self) -> None:
+        """A Future's outcome may be an error, with the events that were in time counted well."""
+        _, late, _ = self.publish_with_straggler()
+        self.producer.failures[b"slow"] = KafkaError._MSG_TIMED_OUT
+        self.producer.release()
+        self.check_failed(late.result(WAIT), 1, 2)
+        labels = ("clickstream-click-log", "group", "click")
+        self.assertEqual(self.metrics.total("kafka_messages_delivered_total", labels), 3)
+        self.assertEqual(self.metrics.total("kafka_messages_undelivered_total", labels), 1)
+
+    def test_next_group_does_not_wait_for_it(self) -> None:
+        """A group after the straggler has its outcomes while that one still waits."""
+        _, late, _ = self.publish_with_straggler()
+        self.assertEqual(self.publisher.publish([make_request()]), [None])
+        self.assertFalse(late.done())
+
+
+class CloseTests(KafkaTestCase):
+    """The end of the publisher."""
+
+    def setUp(self) -> None:
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start()
+
+    def test_nothing_is_left(self) -> None:
+        """With everything delivered nothing is left."""
+        self.publish(make_request())
+        self.assertEqual(self.publisher.close(0.1), 0)
+
+    def test_what_flushes_in_time_is_delivered(self) -> None:
+        """What is confirmed while the publisher flushes is delivered, and not counted as left."""
+        self.producer.held.add(b"slow")
+        (late,) = self.publisher.publish([make_request(events=[("click", b"slow")] * 5)])
+        self.producer.flush = self.release_and_flush  # type: ignore[method-assign]
+        self.assertEqual(self.publisher.close(0.1), 0)
+        self.assertIsNone(late.result(WAIT))
+
+    def release_and_flush(self, timeout: float) -> int:
+        self.producer.release()
+        return FakeProducer.flush(self.producer, timeout)
+
+    def test_counts_exactly_what_is_left(self) -> None:
+        """What is undelivered is counted to the event, and every request has its outcome."""
+        self.producer.held.add(b"stuck")
+        done, mixed, stuck = self.publisher.publish(
+            [
+                make_request("a", [("click", b"1")] * 4),
+                make_request("b", [("click", b"2"), ("click", b"stuck"), ("click", b"stuck")]),
+                make_request("c", [("click", b"stuck")] * 5),
+            ]
+        )
+        self.assertEqual(self.publisher.close(0.01), 7)
+        self.assertIsNone(done)
+        self.check_failed(mixed.result(WAIT), 2, 3, "shutting down")
+        self.check_failed(stuck.result(WAIT), 5, 5, "shutting down")
+        labels = ("clickstream-click-log", "group", "click")
+        self.assertEqual(self.metrics.total("kafka_messages_delivered_total", labels), 5)
+        self.assertEqual(self.metrics.total("kafka_messages_undelivered_total", labels), 7)
+
+    def test_failures_before_are_not_left(self) -> None:
+        """Events that failed before the close were told so, and are not counted again."""
+        self.producer.failures[b"bad"] = KafkaError._MSG_TIMED_OUT
+        self.publish(make_request(events=[("click", b"bad")]))
+        self.assertEqual(self.publisher.close(0.01), 0)
+
+    def test_publish_after_close(self) -> None:
+        """What is published after the close fails at once, and nothing of it is produced."""
+        self.publisher.close(0.01)
+        (outcome,) = self.publisher.publish([make_request(events=[("click", b"1")] * 2)])
+        self.check_failed(outcome, 2, 2, "shutting down")
+        self.assertEqual(self.producer.accepted, [])
+
+    def test_close_ends_a_publish_that_waits_for_room(self) -> None:
+        """A publish that waits for room in the queue ends when the publisher is closed."""
+        self.start(capacity=1)
+        self.producer.held.add(b"stuck")
+        waits, closed = threading.Event(), threading.Event()
+        produce = self.producer.produce_batch
+
+        def produce_again_after_the_close(*args: Any, **options: Any) -> int:
+            if waits.is_set():
+                closed.wait(0.5)
+            taken = produce(*args, **options)
+            if not taken:
+                waits.set()
+            return taken
+
+        self.producer.produce_batch = produce_again_after_the_close  # type: ignore[method-assign]
+        request = make_request(events=[("click", b"stuck")] * 3)
+        with ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(self.publisher.publish, [request])
+            self.assertTrue(waits.wait(WAIT))
+            self.publisher.close(0.01)
+            closed.set()
+            (outcome,) = publishing.result(WAIT)
+        if isinstance(outcome, Future):
+            outcome = outcome.result(1)
+        self.check_failed(outcome, 3, 3, "shutting down")
+
+
+class FatalErrorTests(KafkaTestCase):
+    """Errors after which a producer takes nothing more."""
+
+    def setUp(self) -> None:
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start()
+
+    def break_down(self) -> FakeProducer:
+        """A fatal error strikes; returns the producer that follows."""
+        error = KafkaError(KafkaError._FATAL, "out of sequence", fatal=True)
+        self.producer.break_down(error)
+        return self.publisher.created.get(timeout=WAIT)
+
+    def test_producer_is_replaced(self) -> None:
+        """After a fatal error events go to a new producer, without any restart."""
+        with self.assertLogs(kafka.__name__, "WARNING"):
+            second = self.break_down()
+            outcomes: list[Any] = []
+            while not second.accepted:  # the old one refuses what comes before it is replaced
+                outcomes = self.publish(make_request(events=[("click", b"after")]))
+        self.assertEqual(outcomes, [None])
+        self.assertEqual(second.accepted, [("clickstream-click-log", b"after")])
+
+    def lose_in_flight(self) -> Any:
+        self.producer.held.add(b"stuck")
+        (late,) = self.publisher.publish([make_request(events=[("click", b"stuck")] * 2)])
+        with self.assertLogs(kafka.__name__, "WARNING"):
+            self.break_down()
+            return late.result(WAIT)
+
+    def test_what_was_in_flight_fails(self) -> None:
+        """Requests whose events the old producer still held fail, so that clients may retry."""
+        self.check_failed(self.lose_in_flight(), 2, 2)
+
+    def test_reason_is_not_a_shutdown(self) -> None:
+        """The reason of such a failure does not speak of a shutdown, as there is none."""
+        self.assertNotIn("shutting down", str(self.lose_in_flight()))
+
+    def test_it_does_not_count_as_left(self) -> None:
+        """What failed by a fatal error is not counted again when the publisher is closed."""
+        self.lose_in_flight()
+        self.assertEqual(self.publisher.close(0.01), 0)
+
+    def test_errors_that_are_not_fatal(self) -> None:
+        """After an error that librdkafka mends by itself the producer stays."""
+        self.producer.break_down(KafkaError(KafkaError._TRANSPORT, "connection reset"))
+        self.assertEqual(self.publish(make_request()), [None])
+        self.assertTrue(self.publisher.created.empty())
+
+
+class ReachableTests(KafkaTestCase):
+    """Whether the brokers answer."""
+
+    def next_state(self) -> float:
+        name, value = self.metrics.gauged.get(timeout=WAIT)
+        self.assertEqual(name, "destination_reachable_current")
+        return value
+
+    def test_brokers_that_answer(self) -> None:
+        """Brokers that answer are announced before any event is published."""
+        self.start()
+        self.assertEqual(self.next_state(), 1)
+        self.assertTrue(self.publisher.reachable)
+
+    def test_brokers_that_do_not_answer(self) -> None:
+        """Brokers that do not answer are announced, and do not keep the publisher from starting."""
+        with self.assertLogs(kafka.__name__, "ERROR") as logged:
+            self.start(reachable=False)
+            self.assertEqual(self.next_state(), 0)
+        self.assertFalse(self.publisher.reachable)
+        self.assertIn("broker.test:9092", logged.output[0])
+
+    def test_brokers_that_go_and_come(self) -> None:
+        """Brokers that go away and come back are announced each time."""
+        self.start()
+        self.assertEqual(self.next_state(), 1)
+        self.producer.reachable = False
+        with self.assertLogs(kafka.__name__, "ERROR"):
+            self.producer.break_down(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+            self.assertEqual(self.next_state(), 0)
+        self.assertEqual(self.publish(make_request()), [None])
+        self.assertEqual(self.next_state(), 1)
+        self.assertTrue(self.publisher.reachable)
+
+
+class OptionTests(SynchronousTestCase):
+    """librdkafka's options, on the real producer."""
+
+    def make(self, **client: str) -> KafkaPublisher:
+        options = {name.replace("_", "."): value for name, value in client.items()}
+        return KafkaPublisher(make_context(FakeMetrics(), options))
+
+    def refusal(self, **client: str) -> str:
+        return str(self.assertRaises(StartError, self.make(**client).start))
+
+    def test_unknown_option(self) -> None:
+        """An option that librdkafka does not know stops the start, in its own words."""
+        self.assertIn('No such configuration property: "no.such"', self.refusal(no_such="1"))
+
+    def test_value_that_does_not_fit(self) -> None:
+        """A value that librdkafka does not take stops the start, in its own words."""
+        self.assertIn(
+            'Invalid value for configuration property "message.max.bytes"',
+            self.refusal(message_max_bytes="many"),
+        )
+
+    def test_option_that_needs_every_report(self) -> None:
+        """Options with which the publisher could not keep its word are refused by name."""
+        for option, value in (("delivery_report_only_error", "true"), ("transactional_id", "me")):
+            reason = self.refusal(**{option: value})
+            self.assertIn(f"PUBLISHER_KAFKA_CLIENT_{option.upper()}", reason)
+            self.assertIn("cannot be used", reason)
+
+    def test_reserved_option_that_is_off(self) -> None:
+        """A reserved option at its harmless value does not stop the producer's making."""
+        producer = self.make(delivery_report_only_error="false")._create()
+        self.assertIsInstance(producer, Producer)
+
+    def test_idempotence_gives_way(self) -> None:
+        """Options that exclude idempotence switch it off, which the log says, and not the start."""
+        for client in ({"acks": "1"}, {"max_in_flight": "10"}, {"retries": "0"}):
+            with self.assertLogs(kafka.__name__, "WARNING") as logged:
+                producer = self.make(**client)._create()
+            self.assertIsInstance(producer, Producer)
+            self.assertEqual(len(logged.output), 1)
+            self.assertIn("idempotence is off", logged.output[0])
+            self.assertIn("enable.idempotence", logged.output[0])
+
+    def test_idempotence_by_default(self) -> None:
+        """Without such options nothing is switched off."""
+        with self.assertNoLogs(kafka.__name__, "WARNING"):
+            self.make()._create()
+            self.make(acks="all")._create()
+            self.make(enable_idempotence="false", acks="1")._create()
+
+    def test_idempotence_that_was_asked_for(self) -> None:
+        """Idempotence that the user asked for is not given up: a contradiction stops the start."""
+        self.assertIn("acks", self.refusal(enable_idempotence="true", acks="1"))
+
+    def test_destination(self) -> None:
+        """People read where the events go, and no secret."""
+        publisher = self.make(bootstrap_servers="broker.test:9092", sasl_password="hush")
+        self.assertIn("broker.test:9092", publisher.destination)
+        self.assertIn("clickstream-%s-log", publisher.destination)
+        self.assertNotIn("hush", publisher.destination)

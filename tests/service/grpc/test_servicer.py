@@ -1,0 +1,274 @@
+"""EventService on fake calls: what each of them is answered, and how the reactor is woken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.deserialization import ProtobufDeserializer
+from raccoon.identification import Identification, Identifier
+from raccoon.serialization import ProtobufSerializer
+from raccoon.service.grpc.servicer import EventServicer
+from raccoon.service.rest.resource import Codec
+from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
+from tests.fakes import FakeMetrics, ThreadlessClock
+
+SUCCESS, ERROR = 1, 2
+OK, INTERNAL_ERROR = 1, 3
+METADATA = (("x-user-id", "phone"), ("user-agent", "grpc-test"))
+
+
+class FakeAnswer:
+    """Keeps what a call was answered, and refuses a second answer."""
+
+    def __init__(self) -> None:
+        self.body: bytes | None = None
+        self.error: tuple[grpc.StatusCode, str] | None = None
+
+    def send(self, body: bytes) -> None:
+        assert not self.ended, "answered twice"
+        self.body = body
+
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        assert not self.ended, "answered twice"
+        self.error = (code, details)
+
+    @property
+    def ended(self) -> bool:
+        return self.body is not None or self.error is not None
+
+    def response(self) -> dict[str, Any]:
+        """The response that was sent."""
+        assert self.body is not None, self.error
+        return read_protobuf(self.body)
+
+
+class CountingClock(ThreadlessClock):
+    """Counts how often a thread wakes the reactor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wakes = 0
+
+    def callFromThread(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        self.wakes += 1
+        super().callFromThread(call, *args, **kwargs)
+
+
+class ServicerTestCase(SynchronousTestCase):
+    """A servicer on a fake collector and a clock."""
+
+    def make(self, ack: int = 1, **sections: Any) -> None:
+        """Make the servicer, with some options changed."""
+        settings = make_settings(**sections)
+        self.clock = CountingClock()
+        self.clock.advance(NOW)
+        self.collector = FakeCollector(ack)
+        self.metrics = FakeMetrics()
+        self.servicer = EventServicer(
+            self.clock,
+            self.collector,
+            Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
+            Identification(settings.websocket, settings.limits),
+            self.metrics,
+            self.clock.seconds,
+        )
+
+    def setUp(self) -> None:
+        self.make()
+
+    def call(self, body: bytes, metadata: Any = METADATA) -> FakeAnswer:
+        """One call, as gRPC's thread makes it; the reactor has not yet turned."""
+        answer = FakeAnswer()
+        self.servicer.send_event(body, metadata, answer)
+        return answer
+
+    def turn(self) -> None:
+        """The reactor turns, and a little time passes."""
+        self.clock.advance(0.01)
+
+
+class AnswerTests(ServicerTestCase):
+    """Outcomes and what the client reads."""
+
+    def test_stored(self) -> None:
+        """A call is answered SUCCESS once the destination has confirmed its request."""
+        answer = self.call(protobuf_body("a"))
+        self.turn()
+        self.assertFalse(answer.ended)
+        self.collector.deliver()
+        self.assertEqual(
+            answer.response(),
+            {"status": SUCCESS, "code": OK, "sent_time": int(NOW), "data": {"req_guid": "a"}},
+        )
+
+    def test_level_0(self) -> None:
+        """At level 0 the answer does not wait for the destination."""
+        self.make(ack=0)
+        answer = self.call(protobuf_body("a"))
+        self.turn()
+        self.assertEqual(answer.response()["code"], OK)
+
+    def test_publishing_failed(self) -> None:
+        """A lost request is a response with the code INTERNAL_ERROR, and no gRPC error."""
+        answer = self.call(protobuf_body("a", [("click", b"1"), ("click", b"2")]))
+        self.turn()
+        self.collector.lose(why="no leader")
+        self.assertIsNone(answer.error)
+        self.assertEqual(
+            answer.response(),
+            {
+                "status": ERROR,
+                "code": INTERNAL_ERROR,
+                "sent_time": int(NOW),
+                "reason": "cannot publish events: 2 of 2 events failed: no leader",
+                "data": {"req_guid": "a"},
+            },
+        )
+
+    def test_overloaded(self) -> None:
+        """A refused request is RESOURCE_EXHAUSTED and asks to retry."""
+        self.collector.overloaded = True
+        answer = self.call(protobuf_body("a"))
+        self.turn()
+        self.assertEqual(answer.error, (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded, retry"))
+
+    def check_refused(self, answer: FakeAnswer, *words: str) -> None:
+        """The call has ended already, by INVALID_ARGUMENT, and nothing is kept of it."""
+        assert answer.error is not None
+        code, details = answer.error
+        self.assertEqual(code, grpc.StatusCode.INVALID_ARGUMENT)
+        for word in words:
+            self.assertIn(word, details)
+        self.turn()
+        self.assertEqual(self.collector.requests, [])
+        self.assertEqual(self.metrics.total("batches_read_total", ("failed", "serde", "NA")), 1)
+        self.assertEqual(self.clock.wakes, 0)
+
+    def test_no_id(self) -> None:
+        """A call without an id is refused in the words that clients know."""
+        self.check_refused(
+            self.call(protobuf_body(), (("user-agent", "x"),)), "connection id header missing"
+        )
+
+    def test_no_metadata(self) -> None:
+        """A call without any metadata is refused likewise."""
+        self.check_refused(self.call(protobuf_body(), ()), "connection id header missing")
+
+    def test_body_that_is_not_protobuf(self) -> None:
+        """What is no SendEventRequest is refused."""
+        self.check_refused(self.call(b"\x0a\xff\xff"), "SendEventRequest")
+
+    def test_too_many_events(self) -> None:
+        """More events than LIMIT_EVENTS are refused by name."""
+        self.make(limits={"events": 1})
+        self.check_refused(self.call(protobuf_body("a", [("t", b"")] * 2)), "LIMIT_EVENTS")
+
+    def test_id_over_the_limit(self) -> None:
+        """An id longer than LIMIT_ID_LENGTH is refused by name."""
+        self.check_refused(
+            self.call(protobuf_body(), (("x-user-id", "x" * 257),)), "LIMIT_ID_LENGTH"
+        )
+
+    def test_answers_in_any_order(self) -> None:
+        """Each call gets the outcome of its own request."""
+        answers = [self.call(protobuf_body(guid)) for guid in "abc"]
+        self.turn()
+        self.collector.deliver(2)
+        self.collector.lose(0)
+        self.collector.deliver(1)
+        responses = [answer.response() for answer in answers]
+        self.assertEqual([r["data"]["req_guid"] for r in responses], ["a", "b", "c"])
+        self.assertEqual([r["code"] for r in responses], [INTERNAL_ERROR, OK, OK])
+
+
+class RequestTests(ServicerTestCase):
+    """What reaches the collector."""
+
+    def test_whole(self) -> None:
+        """Guid, times, types, bytes and the client's identity arrive as they were sent."""
+        self.make(websocket={"conn_group_header": "X-Group"})
+        self.call(
+            protobuf_body("g", [("click", b"\x00\xff"), ("view", b"")]),
+            (*METADATA, ("x-group", "beta")),
+        )
+        self.turn()
+        (request,) = self.collector.requests
+        self.assertEqual(request.identifier, Identifier("phone", "beta"))
+        self.assertEqual((request.guid, request.sent_time), ("g", NOW))
+        self.assertEqual(request.received_at, NOW)
+        self.assertEqual(request.types, ["click", "view"])
+        self.assertEqual(request.payloads, [b"\x00\xff", b""])
+
+    def test_default_group(self) -> None:
+        """A call without a group is in the default one."""
+        self.call(protobuf_body())
+        self.turn()
+        self.assertEqual(self.collector.requests[0].identifier, Identifier("phone", "--default--"))
+
+    def test_header_names_are_lower_cased(self) -> None:
+        """The metadata keys are the configured headers in lower case."""
+        self.make(websocket={"conn_id_header": "X-Device-ID"})
+        self.call(protobuf_body(), (("x-device-id", "tv"),))
+        self.turn()
+        self.assertEqual(self.collector.requests[0].identifier.id, "tv")
+
+    def test_first_of_several_values(self) -> None:
+        """Of a key that comes twice the first value holds."""
+        self.call(protobuf_body(), (("x-user-id", "first"), ("x-user-id", "second")))
+        self.turn()
+        self.assertEqual(self.collector.requests[0].identifier.id, "first")
+
+    def test_counted(self) -> None:
+        """A request counts once, its events and their bytes by group and type."""
+        self.call(protobuf_body("a", [("click", b"123"), ("click", b"45")]))
+        group = "--default--"
+        self.assertEqual(self.metrics.total("batches_read_total", ("success", "NA", group)), 1)
+        self.assertEqual(self.metrics.total("events_rx_total", (group, "click")), 2)
+        self.assertEqual(self.metrics.total("events_rx_bytes_total", (group, "click")), 5)
+
+
+class WakeTests(ServicerTestCase):
+    """gRPC's threads wake the reactor once for many calls."""
+
+    def test_collector_is_touched_by_the_reactor_only(self) -> None:
+        """A call is not collected in its own thread."""
+        self.call(protobuf_body("a"))
+        self.assertEqual(self.collector.requests, [])
+        self.turn()
+        self.assertEqual(self.collector.guids, ["a"])
+
+    def test_once_for_many(self) -> None:
+        """Calls that come before the reactor turns wake it once, and keep their order."""
+        for n in range(100):
+            self.call(protobuf_body(str(n)))
+        self.assertEqual(self.clock.wakes, 1)
+        self.turn()
+        self.assertEqual(self.collector.guids, [str(n) for n in range(100)])
+
+    def test_calls_that_go_on_coming(self) -> None:
+        """None of the calls of a steady stream is left lying, and few of them wake the reactor."""
+        for n in range(1000):
+            self.call(protobuf_body(str(n)))
+            self.clock.advance(0.0002)
+        self.turn()
+        self.assertEqual(self.collector.guids, [str(n) for n in range(1000)])
+        self.assertLess(self.clock.wakes, 100)
+
+    def test_call_after_a_silence(self) -> None:
+        """A call that comes when the reactor has long gone to sleep wakes it again."""
+        for n in range(5):
+            self.call(protobuf_body(str(n)))
+            self.turn()
+            self.assertEqual(len(self.collector.requests), n + 1)
+            self.clock.pump([1] * 10)
+        self.assertEqual(self.clock.wakes, 5)
+
+    def test_reactor_rests_in_silence(self) -> None:
+        """With no calls nothing is left for the reactor to do."""
+        self.call(protobuf_body("a"))
+        self.clock.pump([0.01] * 10)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,1 @@
+"""Tests of WebSocket on the HTTP port."""
