@@ -115,7 +115,8 @@ class UpgradeResource(WebSocketResource):  # type: ignore[misc]
         if self._factory.check_origin and not _same_host(
             origin, headers.getRawHeaders("host", [""])[0]
         ):
-            group = headers.getRawHeaders(self._factory.identification.group_header, [None])[0]
+            name = self._factory.identification.group_header
+            group = headers.getRawHeaders(name, [None])[0] if name else None
             self._factory.upgrade_failed(group, "the origin is not this host")
             request.setResponseCode(403)
             request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
