@@ -1,4 +1,4 @@
-"""For `twistd -y raccoon.tac`: the service, configured by the environment alone."""
+"""For `twistd -y raccoon.tac`: the service, configured by the environment and config.yaml."""
 
 import os
 
@@ -7,10 +7,13 @@ from twisted.internet import reactor
 
 from raccoon import config
 from raccoon.app import RaccoonService
+from raccoon.errors import RaccoonError
 from raccoon.tap import show_errors_in_one_line
 
 show_errors_in_one_line()
 application = Application("raccoon")
-RaccoonService(reactor, config.load({}, os.environ, config.default_file())).setServiceParent(
-    application
-)
+try:
+    settings = config.load({}, os.environ, config.default_file())
+    RaccoonService(reactor, settings).setServiceParent(application)
+except RaccoonError as error:
+    raise SystemExit(f"raccoon: {error}") from None

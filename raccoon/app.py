@@ -19,6 +19,7 @@ from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
 from raccoon.identification import Identification
 from raccoon.listening import default_endpoint
+from raccoon.logs import bridge_standard_logging
 from raccoon.metrics.registry import Metrics
 from raccoon.metrics.service import MetricsService
 from raccoon.publisher import PublisherContext
@@ -149,6 +150,7 @@ class RaccoonService(MultiService):
             StartError: the destination's options cannot be used.
         """
         self._raise_file_limit()
+        bridge_standard_logging(self._settings.log.level)
         try:
             super().startService()
         except RaccoonError as error:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from zope.interface import implementer
 
 from raccoon.config import EventSettings, LimitSettings
-from raccoon.errors import DeserializationError, LimitExceeded
+from raccoon.errors import DeserializationError, LimitError
 from raccoon.interfaces import IDeserializer
 from raccoon.proto.raccoon_pb2 import SendEventRequest
 
@@ -57,12 +57,12 @@ class _Checks:
         """Return the batch.
 
         Raises:
-            LimitExceeded: it is over a limit.
+            LimitError: it is over a limit.
         """
         if len(batch.types) > self.max_events:
             self.too_many_events(len(batch.types))
         if len(batch.guid) > self._guid_length:
-            raise LimitExceeded(
+            raise LimitError(
                 f"req_guid has {len(batch.guid)} characters; at most {self._guid_length}"
                 " are allowed (LIMIT_GUID_LENGTH)"
             )
@@ -73,14 +73,14 @@ class _Checks:
         return batch
 
     def too_many_events(self, count: int | str) -> None:
-        raise LimitExceeded(
+        raise LimitError(
             f"{count} events; at most {self.max_events} are allowed in a request (LIMIT_EVENTS)"
         )
 
     def _learn(self, batch: Batch, unknown: set[str], pattern: re.Pattern[str]) -> None:
         for event_type in unknown:
             if pattern.fullmatch(event_type) is None:
-                raise LimitExceeded(
+                raise LimitError(
                     f"events[{batch.types.index(event_type)}].type {_quoted(event_type)} does not"
                     f" match {pattern.pattern} (EVENT_TYPE_PATTERN)"
                 )
@@ -136,7 +136,7 @@ class ProtobufDeserializer:
         while position < len(body):
             fields += 1
             if fields > self._checks.max_events + _OTHER_FIELDS_MAX:
-                raise LimitExceeded(
+                raise LimitError(
                     f"more than {self._checks.max_events} events and {_OTHER_FIELDS_MAX} other"
                     " fields (LIMIT_EVENTS)"
                 )
@@ -234,7 +234,7 @@ class JsonDeserializer:
         while level:
             depth += 1
             if depth > self._checks.json_depth:
-                raise LimitExceeded(
+                raise LimitError(
                     f"{where} is nested deeper than {self._checks.json_depth} (LIMIT_JSON_DEPTH)"
                 )
             level = [

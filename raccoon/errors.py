@@ -24,19 +24,19 @@ class StartError(RaccoonError):
     """The service cannot start: a port is taken, a publisher refuses its options."""
 
 
-class BadRequest(RaccoonError):
+class BadRequestError(RaccoonError):
     """A client sent what cannot be accepted; the message names the field or the limit."""
 
 
-class DeserializationError(BadRequest):
+class DeserializationError(BadRequestError):
     """The bytes are not a request."""
 
 
-class LimitExceeded(BadRequest):
+class LimitError(BadRequestError):
     """The request is larger, longer or deeper than a limit allows."""
 
 
-class Overloaded(RaccoonError):
+class Overloaded(RaccoonError):  # noqa: N818 - a state that passes, not a fault
     """Admission was refused: nothing was kept, and the client may retry."""
 
     def __init__(self) -> None:

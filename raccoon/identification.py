@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from raccoon.config import LimitSettings, WebSocketSettings
-from raccoon.errors import BadRequest, LimitExceeded
+from raccoon.errors import BadRequestError, LimitError
 
 
 class Identifier(NamedTuple):
@@ -42,18 +42,18 @@ class Identification:
         """The identifier of a client that sent these header values (None: no such header).
 
         Raises:
-            LimitExceeded: a value is longer than LIMIT_ID_LENGTH.
-            BadRequest: a value holds control characters.
+            LimitError: a value is longer than LIMIT_ID_LENGTH.
+            BadRequestError: a value holds control characters.
         """
         identifier = Identifier(id_value or "", self.group(group_value))
         for name, value in ((self.id_header, id_value), (self.group_header, group_value)):
             if not value:
                 continue
             if len(value) > self._max_length:
-                raise LimitExceeded(
+                raise LimitError(
                     f"header {name} has {len(value)} characters; at most {self._max_length}"
                     " are allowed (LIMIT_ID_LENGTH)"
                 )
             if not value.isprintable():
-                raise BadRequest(f"header {name} holds characters that cannot be printed")
+                raise BadRequestError(f"header {name} holds characters that cannot be printed")
         return identifier

@@ -96,7 +96,7 @@ class IDeserializer(Interface):
 
         Raises:
             DeserializationError: the bytes are not a request; the message names the field.
-            LimitExceeded: the request is over a limit; the message names it.
+            LimitError: the request is over a limit; the message names it.
         """
 
 

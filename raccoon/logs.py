@@ -82,7 +82,6 @@ def format_line(event: Mapping[str, Any]) -> str | None:
 def make_observer(stream: TextIO | LogFile, level: str) -> ILogObserver:
     """An observer that writes lines of `level` (a LOG_LEVEL) and above."""
     predicates = [_not_chatter, LogLevelFilterPredicate(LEVELS[level])]
-    bridge_standard_logging(level)
     file: Any = stream
     observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, format_line), predicates)
     return observer

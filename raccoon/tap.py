@@ -83,7 +83,8 @@ class Options(usage.Options):
         try:
             self.settings = config.load({**flags, **self._kafka}, os.environ, path)
         except ConfigError as error:
-            raise usage.UsageError(f"the configuration cannot be used:\n{error}") from None
+            # Not a UsageError: twistd would print its whole usage before the line that matters.
+            raise SystemExit(f"raccoon: the configuration cannot be used:\n{error}") from None
         if self["check-config"]:
             _check_publisher(self.settings)
             sys.stdout.write("\n".join(config.describe(self.settings)) + "\n")
@@ -97,7 +98,7 @@ def _check_publisher(settings: config.Settings) -> None:
     try:
         make_publisher(PublisherContext(settings, Metrics()))
     except StartError as error:
-        raise usage.UsageError(str(error)) from None
+        raise SystemExit(f"raccoon: {error}") from None
 
 
 class TwistdLog:
@@ -108,8 +109,9 @@ class TwistdLog:
     """
 
     def __init__(self) -> None:
-        self._path = ""
+        self._path = "-"
         self._level = "info"
+        self._started = False
 
     def use_for(self, twistd: usage.Options, level: str) -> None:
         """Write this run's log, unless the user chose another logger."""
@@ -119,13 +121,14 @@ class TwistdLog:
             twistd["logger"] = f"{__name__}.twistd_log"
 
     def __call__(self) -> ILogObserver:
+        self._started = True
         stream = sys.stdout if self._path == "-" else LogFile.fromFullPath(self._path)
         return make_observer(stream, self._level)
 
     @property
     def on_terminal(self) -> bool:
         """Whether the log is before the eyes of the person who started the service."""
-        return self._path == "-"
+        return self._started and self._path == "-"
 
 
 twistd_log = TwistdLog()
@@ -146,7 +149,8 @@ def show_errors_in_one_line() -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not isinstance(error, RaccoonError):
             previous(kind, error, trace)
-        elif not twistd_log.on_terminal:
-            sys.stderr.write(f"raccoon: {error}\n")
+        elif not twistd_log.on_terminal and sys.__stderr__ is not None:
+            # twistd's sys.stderr is its log, which has the error already.
+            sys.__stderr__.write(f"raccoon: {error}\n")
 
     sys.excepthook = hook

@@ -641,6 +641,20 @@ def read_answer(frame: Frame) -> dict[str, Any]:
 # Kafka.
 
 
+class FakeMessage:
+    """confluent_kafka's Message, as a delivery report has it."""
+
+    def __init__(self, topic: str, value: bytes) -> None:
+        self._topic = topic
+        self._value = value
+
+    def topic(self) -> str:
+        return self._topic
+
+    def value(self) -> bytes:
+        return self._value
+
+
 class FakeProducer:
     """confluent_kafka's Producer with a cluster in memory.
 
@@ -657,6 +671,7 @@ class FakeProducer:
         self._changed = threading.Condition()
         self._queue: list[tuple[bytes, Callable[..., None]]] = []
         self._purged: list[tuple[bytes, Callable[..., None]]] = []
+        self._topics: dict[bytes, str] = {}
         self._errors: list[KafkaError] = []
         self._broken = False
         self.accepted: list[tuple[str, bytes]] = []
@@ -700,9 +715,13 @@ class FakeProducer:
                 else:
                     self._queue.append((value, options["callback"]))
                     self.accepted.append((topic, value))
+                    self._topics[value] = topic
                     taken += 1
             self._changed.notify_all()
         return taken
+
+    def produce(self, topic: str, value: bytes, on_delivery: Callable[..., None]) -> None:
+        self.produce_batch(topic, [{"value": value}], callback=on_delivery)
 
     def poll(self, timeout: float) -> int:
         with self._changed:
@@ -737,7 +756,8 @@ class FakeProducer:
             self._queue = [entry for entry in self._queue if entry[0] in self.held]
         for value, callback in due:
             code = self.failures.get(value)
-            callback(None if code is None else KafkaError(code), None)
+            message = FakeMessage(self._topics[value], value)
+            callback(None if code is None else KafkaError(code), message)
         for _, callback in purged:
             callback(KafkaError(KafkaError._PURGE_QUEUE), None)
         return len(due) + len(purged)

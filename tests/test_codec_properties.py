@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import EventSettings, LimitSettings
 from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
-from raccoon.errors import BadRequest
+from raccoon.errors import BadRequestError
 from raccoon.interfaces import IDeserializer
 from raccoon.proto.raccoon_pb2 import Event, SendEventRequest, SendEventResponse
 from raccoon.serialization import JsonSerializer, ProtobufSerializer, Response
@@ -95,11 +95,11 @@ def _go_event(event: Event) -> dict[str, str]:
     return document
 
 
-def outcome(deserializer: IDeserializer, body: bytes) -> Batch | BadRequest:
-    """What a decoder makes of bytes: a Batch, or the BadRequest it raised."""
+def outcome(deserializer: IDeserializer, body: bytes) -> Batch | BadRequestError:
+    """What a decoder makes of bytes: a Batch, or the BadRequestError it raised."""
     try:
         batch: Batch = deserializer.deserialize(body)
-    except BadRequest as error:
+    except BadRequestError as error:
         return error
     return batch
 
@@ -107,8 +107,8 @@ def outcome(deserializer: IDeserializer, body: bytes) -> Batch | BadRequest:
 class AnyBytesTests(SynchronousTestCase):
     """No bytes do more than be refused."""
 
-    def check(self, found: Batch | BadRequest) -> None:
-        if isinstance(found, BadRequest):
+    def check(self, found: Batch | BadRequestError) -> None:
+        if isinstance(found, BadRequestError):
             self.assertTrue(str(found))
             return
         self.assertIsInstance(found.guid, str)
@@ -209,7 +209,7 @@ class SameRequestTests(SynchronousTestCase):
         if re.fullmatch(whole, plain):
             self.assertEqual(Batch("", None, [""], [base64.b64decode(plain)]), found)
         else:
-            self.assertIsInstance(found, BadRequest)
+            self.assertIsInstance(found, BadRequestError)
 
 
 class ResponseTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ from zope.interface.verify import verifyObject
 
 from raccoon.config import EventSettings, LimitSettings
 from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
-from raccoon.errors import BadRequest, DeserializationError, LimitExceeded
+from raccoon.errors import BadRequestError, DeserializationError, LimitError
 from raccoon.interfaces import IDeserializer
 from raccoon.proto.raccoon_pb2 import Event, SendEventRequest
 
@@ -45,7 +45,7 @@ class JsonTestCase(SynchronousTestCase):
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return self.deserializer.deserialize(body)
 
-    def reason(self, document: Any, kind: type[BadRequest] = DeserializationError) -> str:
+    def reason(self, document: Any, kind: type[BadRequestError] = DeserializationError) -> str:
         with self.assertRaises(kind) as caught:
             self.decode(document)
         return str(caught.exception)
@@ -239,7 +239,7 @@ class JsonRefusalTests(JsonTestCase):
                 b'{"events":[' + deep + b"]}",
                 b'{"events":[{"event_bytes":' + deep + b"}]}",
             ):
-                with self.assertRaises(BadRequest):
+                with self.assertRaises(BadRequestError):
                     self.decode(body)
 
     def test_refusal_is_cheap(self) -> None:
@@ -258,7 +258,7 @@ class JsonLimitTests(JsonTestCase):
         self.assertEqual(4, len(self.decode({"events": [{}] * 4}).types))
         self.assertEqual(
             "5 events; at most 4 are allowed in a request (LIMIT_EVENTS)",
-            self.reason({"events": [{}] * 5}, LimitExceeded),
+            self.reason({"events": [{}] * 5}, LimitError),
         )
 
     def test_guid_length(self) -> None:
@@ -266,7 +266,7 @@ class JsonLimitTests(JsonTestCase):
         self.assertEqual("é" * 8, self.decode({"req_guid": "é" * 8}).guid)
         self.assertEqual(
             "req_guid has 9 characters; at most 8 are allowed (LIMIT_GUID_LENGTH)",
-            self.reason({"req_guid": "a" * 9}, LimitExceeded),
+            self.reason({"req_guid": "a" * 9}, LimitError),
         )
 
     def test_depth(self) -> None:
@@ -274,12 +274,12 @@ class JsonLimitTests(JsonTestCase):
         self.assertEqual(EMPTY, self.decode(b'{"x":[[[[[]]]]]}'))
         self.assertEqual(["t"], self.decode(b'{"events":[{"type":"t","x":[[{}]]}]}').types)
         for body in (b'{"x":[[[[[[]]]]]]}', b'{"events":[{"x":[[[{}]]]}]}'):
-            self.assertIn("(LIMIT_JSON_DEPTH)", self.reason(body, LimitExceeded))
+            self.assertIn("(LIMIT_JSON_DEPTH)", self.reason(body, LimitError))
 
     def test_event_type(self) -> None:
         """A type that could not be routed is refused by its event's index and the option."""
         for event_type in ("a b", "a/b", "x" * 121, "a\n", "é"):
-            reason = self.reason({"events": [{"type": "t"}, {"type": event_type}]}, LimitExceeded)
+            reason = self.reason({"events": [{"type": "t"}, {"type": event_type}]}, LimitError)
             self.assertTrue(reason.startswith("events[1].type "), reason)
             self.assertIn("(EVENT_TYPE_PATTERN)", reason)
 
@@ -293,7 +293,7 @@ class JsonLimitTests(JsonTestCase):
         """The pattern still holds after any number of distinct types."""
         for number in range(5000):
             self.decode({"events": [{"type": f"t{number}"}]})
-        self.assertIn("events[0].type", self.reason({"events": [{"type": "!"}]}, LimitExceeded))
+        self.assertIn("events[0].type", self.reason({"events": [{"type": "!"}]}, LimitError))
 
 
 class ProtobufTests(SynchronousTestCase):
@@ -304,7 +304,7 @@ class ProtobufTests(SynchronousTestCase):
             LimitSettings(events=4, guid_length=8), EventSettings()
         )
 
-    def reason(self, body: bytes, kind: type[BadRequest] = DeserializationError) -> str:
+    def reason(self, body: bytes, kind: type[BadRequestError] = DeserializationError) -> str:
         with self.assertRaises(kind) as caught:
             self.deserializer.deserialize(body)
         return str(caught.exception)
@@ -353,7 +353,7 @@ class ProtobufTests(SynchronousTestCase):
         self.assertEqual(4, len(self.deserializer.deserialize(b"\x1a\x00" * 4).types))
         self.assertEqual(
             "more than 4 events; at most 4 are allowed in a request (LIMIT_EVENTS)",
-            self.reason(b"\x1a\x00" * 5, LimitExceeded),
+            self.reason(b"\x1a\x00" * 5, LimitError),
         )
 
     def test_events_limit_however_they_are_encoded(self) -> None:
@@ -363,7 +363,7 @@ class ProtobufTests(SynchronousTestCase):
             b"\x1a\x00\x20\x1a\x29abcdefgh\x35abcd\x0a\x01a" * 5,
             b"\x1a\x00\x9a\x00\x00" * 3,
         ):
-            self.assertIn("(LIMIT_EVENTS)", self.reason(body, LimitExceeded))
+            self.assertIn("(LIMIT_EVENTS)", self.reason(body, LimitError))
 
     def test_bytes_that_look_like_events(self) -> None:
         """Payloads full of the byte that marks an event do not count as events."""
@@ -375,16 +375,16 @@ class ProtobufTests(SynchronousTestCase):
         body = b"\x20\x1a" * 2_000_000
 
         def decode() -> None:
-            with contextlib.suppress(BadRequest):
+            with contextlib.suppress(BadRequestError):
                 self.deserializer.deserialize(body)
 
         self.assertLess(cpu_seconds(decode), 0.3)
 
     def test_guid_length(self) -> None:
         """A longer guid than the limit allows is refused."""
-        self.assertIn("(LIMIT_GUID_LENGTH)", self.reason(b"\x0a\x09" + b"a" * 9, LimitExceeded))
+        self.assertIn("(LIMIT_GUID_LENGTH)", self.reason(b"\x0a\x09" + b"a" * 9, LimitError))
 
     def test_event_type(self) -> None:
         """A type that could not be routed is refused by its event's index."""
         body = SendEventRequest(events=[Event(type="a"), Event(type="a b")]).SerializeToString()
-        self.assertTrue(self.reason(body, LimitExceeded).startswith("events[1].type 'a b'"))
+        self.assertTrue(self.reason(body, LimitError).startswith("events[1].type 'a b'"))

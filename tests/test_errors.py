@@ -22,13 +22,13 @@ class ErrorTreeTests(SynchronousTestCase):
 
     def test_what_a_client_did_wrong(self) -> None:
         """Bytes that are no request and requests over a limit are both bad requests."""
-        self.assertTrue(issubclass(errors.DeserializationError, errors.BadRequest))
-        self.assertTrue(issubclass(errors.LimitExceeded, errors.BadRequest))
+        self.assertTrue(issubclass(errors.DeserializationError, errors.BadRequestError))
+        self.assertTrue(issubclass(errors.LimitError, errors.BadRequestError))
 
     def test_overload_is_not_the_clients_fault(self) -> None:
         """Refusal for want of room is no bad request, and says that a retry is in order."""
         error = errors.Overloaded()
-        self.assertNotIsInstance(error, errors.BadRequest)
+        self.assertNotIsInstance(error, errors.BadRequestError)
         self.assertEqual("overloaded, retry", str(error))
 
 

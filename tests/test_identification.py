@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import LimitSettings, WebSocketSettings
-from raccoon.errors import BadRequest, LimitExceeded
+from raccoon.errors import BadRequestError, LimitError
 from raccoon.identification import Identification, Identifier
 
 
@@ -56,7 +56,7 @@ class IdentificationTests(SynchronousTestCase):
 
     def test_id_too_long(self) -> None:
         """A longer id is refused; the reason names header, length and limit."""
-        error = self.assertRaises(LimitExceeded, self.identification.identifier, "a" * 9, None)
+        error = self.assertRaises(LimitError, self.identification.identifier, "a" * 9, None)
         self.assertEqual(
             "header x-user-id has 9 characters; at most 8 are allowed (LIMIT_ID_LENGTH)",
             str(error),
@@ -64,11 +64,11 @@ class IdentificationTests(SynchronousTestCase):
 
     def test_group_too_long(self) -> None:
         """A longer group is refused by the name of its own header."""
-        error = self.assertRaises(LimitExceeded, self.identification.identifier, "a", "b" * 9)
+        error = self.assertRaises(LimitError, self.identification.identifier, "a", "b" * 9)
         self.assertIn("header x-group has 9 characters", str(error))
 
     def test_control_characters(self) -> None:
         """An id or group with control characters is refused, and not repeated in the reason."""
         for values in (("a\n", None), ("a", "\x1b[2J"), ("a\x00", "b"), ("a\u2028", None)):
-            error = self.assertRaises(BadRequest, self.identification.identifier, *values)
+            error = self.assertRaises(BadRequestError, self.identification.identifier, *values)
             self.assertTrue(str(error).isprintable())

@@ -11,7 +11,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon import logs, tap
+from raccoon import tap
 from raccoon.app import RaccoonService
 from raccoon.config import OPTIONS, Settings
 from raccoon.errors import ConfigError, StartError
@@ -144,18 +144,18 @@ class ProblemTests(TapTestCase):
     def test_all_at_once(self) -> None:
         """The problems of flags, environment and file are reported together, one a line."""
         self.write("config.yaml", "server: {websocket: {prot: 1}}")
-        with self.assertRaises(usage.UsageError) as caught:
+        with self.assertRaises(SystemExit) as caught:
             self.parse("--event.ack=7", environment={"WORKER_POOL_SIZE": "many"})
         first, *problems = str(caught.exception).split("\n")
-        self.assertEqual("the configuration cannot be used:", first)
+        self.assertEqual("raccoon: the configuration cannot be used:", first)
         self.assertEqual(
             ["EVENT_ACK", "SERVER_WEBSOCKET_PROT", "WORKER_POOL_SIZE"],
             sorted(problem.split(":")[0] for problem in problems),
         )
 
     def test_missing_file(self) -> None:
-        """A given file that is not there is a usage error that names it."""
-        error = self.assertRaises(usage.UsageError, self.parse, "--config=nowhere.yaml")
+        """A given file that is not there ends the start with a line that names it."""
+        error = self.assertRaises(SystemExit, self.parse, "--config=nowhere.yaml")
         self.assertIn("nowhere.yaml: No such file or directory", str(error))
 
 
@@ -200,8 +200,10 @@ class CheckConfigTests(TapTestCase):
 
     def test_fails_on_problems(self) -> None:
         """It reports problems as a start would."""
-        with self.assertRaises(usage.UsageError):
-            self.parse("--check-config", "--event.ack=7")
+        for wrong in ("--event.ack=7", "--publisher.type=pigeon"):
+            with self.assertRaises(SystemExit) as caught:
+                self.parse("--check-config", wrong)
+            self.assertTrue(str(caught.exception.code).startswith("raccoon: "))
 
 
 class MakeServiceTests(TapTestCase):
@@ -232,11 +234,22 @@ class MakeServiceTests(TapTestCase):
         self.patch(tap.twistd_log, "_path", "twistd.log")
         tap.makeService(self.parse())
         printed = io.StringIO()
-        self.patch(sys, "stderr", printed)
+        self.patch(sys, "__stderr__", printed)
         error = ConfigError(["LOG_LEVEL: no"])
         sys.excepthook(ConfigError, error, None)
         self.assertEqual("raccoon: LOG_LEVEL: no\n", printed.getvalue())
         self.assertEqual([], previous)
+
+    def test_errors_that_the_terminal_shows_already(self) -> None:
+        """An error that the log has put on the terminal is not shown twice."""
+        self.patch(sys, "excepthook", lambda *_: None)
+        self.patch(tap.twistd_log, "_path", "-")
+        self.patch(tap.twistd_log, "_started", True)
+        tap.makeService(self.parse())
+        printed = io.StringIO()
+        self.patch(sys, "__stderr__", printed)
+        sys.excepthook(ConfigError, ConfigError(["LOG_LEVEL: no"]), None)
+        self.assertEqual("", printed.getvalue())
 
     def test_other_errors_are_left_alone(self) -> None:
         """Any other error is shown as Python shows it."""
@@ -257,10 +270,12 @@ class TwistdLogTests(TapTestCase):
         return options
 
     def test_in_the_foreground(self) -> None:
-        """In the foreground the log is on the terminal."""
+        """In the foreground the log is on the terminal, once it has begun."""
         log, twistd = tap.TwistdLog(), self.twistd(nodaemon=True)
         log.use_for(twistd, "info")
         self.assertEqual("raccoon.tap.twistd_log", twistd["logger"])
+        self.assertFalse(log.on_terminal)
+        log()
         self.assertTrue(log.on_terminal)
 
     def test_as_a_daemon(self) -> None:
@@ -278,7 +293,6 @@ class TwistdLogTests(TapTestCase):
 
     def test_writes_to_the_given_file(self) -> None:
         """The lines go to the given file, from the configured level up."""
-        self.patch(logs, "bridge_standard_logging", lambda _level: None)
         log = tap.TwistdLog()
         log.use_for(self.twistd(nodaemon=True, logfile="given.log"), "warn")
         observer = log()

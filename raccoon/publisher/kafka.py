@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 # that one dead partition does not hold the answers of every other.
 PATIENCE = 0.5
 _POLL = 0.1
+_POLL_BOTH = 0.01
 _FULL_QUEUE_PAUSE = 0.01
 _PROBE_EVERY = 2.0
 _PROBE_TIMEOUT = 1.0
@@ -86,9 +88,21 @@ class _Delivery:
         self.outcome: PublishError | None = None
         self.future: Future[PublishError | None] | None = None
 
-    def report(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
+    def report(self, event_type: str, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._publisher.send_alone(
+                message, partial(self.report_alone, event_type)
+            ):
+                return
+            self.errors.append((event_type, error))
+        self._count_report()
+
+    def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
             self.errors.append((event_type, error))
+        self._count_report()
+
+    def _count_report(self) -> None:
         self._reported += 1
         if self._reported == self._expected:
             self._finish()
@@ -145,6 +159,7 @@ class KafkaPublisher:
         self._message_timeout = _message_timeout(self._client)
         self._options: dict[str, Any] = {}
         self._producer: Producer
+        self._single: Producer | None = None
         self._poller = threading.Thread(target=self._poll, name="kafka-poller", daemon=True)
         self._closing = threading.Event()
         self._failed_for_good = False
@@ -181,10 +196,33 @@ class KafkaPublisher:
         """Flush, then purge what is left; see IPublisher."""
         self._closing.set()
         self._poller.join(_POLL + _PROBE_TIMEOUT + 1)
-        self._producer.flush(timeout)
-        self._producer.purge()
-        self._producer.flush(_LAST_REPORTS)
+        for producer in (self._producer, self._single):
+            if producer is not None:
+                producer.flush(timeout)
+                producer.purge()
+                producer.flush(_LAST_REPORTS)
         return self._left
+
+    def send_alone(self, message: Message, report: Callable[..., None]) -> bool:
+        """Send an event again in a batch of its own.
+
+        A broker refuses a whole batch for its size, and librdkafka then fails every event in it:
+        only those that are too large by themselves are to fail.
+
+        Returns:
+            False where that cannot be done; no report comes then.
+        """
+        if self._closing.is_set():
+            return False
+        try:
+            if self._single is None:
+                self._single = self._create({"batch.num.messages": 1, "linger.ms": 0})
+            topic = message.topic()
+            assert topic is not None
+            self._single.produce(topic, message.value(), on_delivery=report)
+        except (KafkaException, BufferError):
+            return False
+        return True
 
     def account(self, delivery: _Delivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
@@ -206,11 +244,12 @@ class KafkaPublisher:
         reasons = [self._reason(event_type, error) for event_type, error in delivery.errors]
         return PublishError(len(reasons), len(request.types), reasons)
 
-    def _create(self) -> Producer:
+    def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
         """A producer, idempotent unless the user's options exclude it."""
         options: dict[str, Any] = {
             **({} if _LINGER & self._client.keys() else {"linger.ms": _LINGER_MS}),
             **self._client,
+            **besides,
             "error_cb": self._on_error,
             "logger": logging.getLogger(f"{__name__}.librdkafka"),
         }
@@ -302,7 +341,9 @@ class KafkaPublisher:
         """Serve reports; look for the brokers while they are not known to answer."""
         next_probe = 0.0
         while not self._closing.is_set():
-            self._producer.poll(_POLL)
+            self._producer.poll(_POLL if self._single is None else _POLL_BOTH)
+            if self._single is not None:
+                self._single.poll(0)
             if self._failed_for_good:
                 self._replace()
             elif self._announced is not True and time.monotonic() >= next_probe:

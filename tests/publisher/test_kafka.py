@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -44,10 +45,13 @@ class PublisherInMemory(KafkaPublisher):
         self._capacity = capacity
         self._reachable = reachable
         self.created: queue.Queue[FakeProducer] = queue.Queue()
+        self.alone: dict[bytes, int] = {}
 
-    def _create(self) -> Producer:
+    def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
         producer: Any = FakeProducer(self._on_error, self._capacity)
         producer.reachable = self._reachable
+        if besides:
+            producer.failures = self.alone
         self.created.put(producer)
         return producer
 
@@ -265,9 +269,25 @@ class ReasonTests(KafkaTestCase):
 
     def test_too_large(self) -> None:
         """An event that Kafka finds too large is told so, and counted by itself."""
-        for code in (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE):
-            for at_once in (True, False):
-                self.check(code, at_once, "too large", "kafka_message_too_large_total")
+        for code, at_once in (
+            (KafkaError.MSG_SIZE_TOO_LARGE, True),
+            (KafkaError.INVALID_MSG_SIZE, True),
+            (KafkaError.INVALID_MSG_SIZE, False),
+        ):
+            self.check(code, at_once, "too large", "kafka_message_too_large_total")
+
+    def test_batch_too_large(self) -> None:
+        """Of a batch that the broker refused for its size, only what is too large alone fails."""
+        too_large = KafkaError.MSG_SIZE_TOO_LARGE
+        self.producer.failures = {b"small": too_large, b"large": too_large}
+        self.publisher.alone = {b"large": too_large}
+        outcomes = self.publish(
+            make_request(events=[("click", b"small")]), make_request(events=[("click", b"large")])
+        )
+        self.assertIsNone(outcomes[0])
+        self.check_failed(outcomes[1], 1, 1, "too large")
+        self.assertEqual(self.metrics.total("kafka_message_too_large_total"), 1)
+        self.assertEqual(self.metrics.total("kafka_messages_delivered_total"), 1)
 
     def test_any_other(self) -> None:
         """Any other failure is told in Kafka's words."""

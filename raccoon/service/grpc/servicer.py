@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import CollectRequest, failure_value
-from raccoon.errors import BadRequest, Overloaded
+from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IMetrics
 from raccoon.logs import Throttle
@@ -79,7 +79,7 @@ class EventServicer:
         """
         try:
             request = self._decode(body, metadata)
-        except BadRequest as error:
+        except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
             answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -96,7 +96,7 @@ class EventServicer:
         for key, value in metadata:
             values.setdefault(key, value)
         if identification.id_header not in values:
-            raise BadRequest("connection id header missing")
+            raise BadRequestError("connection id header missing")
         identifier = identification.identifier(
             _text(values[identification.id_header]), _text(values.get(identification.group_header))
         )

@@ -13,7 +13,7 @@ from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
 from raccoon.collector import CollectRequest, failure_value
-from raccoon.errors import BadRequest, Overloaded
+from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
 from raccoon.logs import Throttle
@@ -118,7 +118,7 @@ class RestResource:
                 _header(request, self._identification.group_header_bytes),
             )
             batch = codec.deserializer.deserialize(_body(request))
-        except BadRequest as error:
+        except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("REST request refused: {reason}", reason=str(error))
             reason = f"deserialization failure: {error}"

@@ -65,6 +65,10 @@ class EventRequest(Request):
             maybeDeferred(site.rest.events, self).addCallbacks(self._finish, self.processingFailed)
         elif self.path == EVENTS_PATH and self.method == b"GET" and self._asks_for_websocket():
             self.render(site.upgrade)
+        elif not self.path.isascii() or b"%" in self.path:
+            # No route has such a path, and Klein logs a traceback for one that is not UTF-8.
+            self.setResponseCode(404)
+            self._finish(b"Not Found\n")
         else:
             super().process()
 

@@ -37,7 +37,7 @@ class Connection(Protocol):
         """Drop the connection at once."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The table does not take a connection; `reason` is that of user_connection_failure_total."""
 
     def __init__(self, reason: str) -> None:
@@ -68,12 +68,12 @@ class ConnectionTable:
         """Take a connection.
 
         Raises:
-            Refused: `serverlimit` when the table is full, `exists` when the identifier is taken.
+            RefusedError: `serverlimit` when the table is full, `exists` when the identifier is.
         """
         if len(self._live) >= self._max:
-            raise Refused("serverlimit")
+            raise RefusedError("serverlimit")
         if connection.identifier in self._live:
-            raise Refused("exists")
+            raise RefusedError("exists")
         self._live[connection.identifier] = connection
         self._metrics.adjust("connections_count_current", 1, (connection.identifier.group,))
 

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest, failure_value
-from raccoon.errors import BadRequest, Overloaded, PublishError
+from raccoon.errors import BadRequestError, Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.metrics.rx import count_rejected, count_request
 from raccoon.serialization import (
@@ -28,7 +28,7 @@ from raccoon.serialization import (
     failure,
     success,
 )
-from raccoon.service.rest.websocket.connections import Refused
+from raccoon.service.rest.websocket.connections import RefusedError
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
 from raccoon.service.rest.websocket.frames import data_frame, take_message
 from raccoon.service.transport import write_now
@@ -134,7 +134,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self.identifier = identification.identifier(
                 headers.get(identification.id_header), headers.get(identification.group_header)
             )
-        except BadRequest as error:
+        except BadRequestError as error:
             group = headers.get(identification.group_header)
             self.factory.upgrade_failed(group, str(error))
             raise ConnectionDeny(400, str(error)) from None
@@ -146,7 +146,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         group = self.identifier.group
         try:
             factory.table.add(self)
-        except Refused as refused:
+        except RefusedError as refused:
             factory.metrics.count("user_connection_failure_total", 1, (group, refused.reason))
             factory.throttle.warn(
                 "WebSocket connection refused: {reason}", reason=refused.reason, group=group
@@ -170,7 +170,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         codec = factory.protobuf if isBinary else factory.json
         try:
             batch = codec.deserializer.deserialize(payload)
-        except BadRequest as error:
+        except BadRequestError as error:
             count_rejected(factory.metrics, "serde", self.identifier.group)
             factory.throttle.warn(
                 "WebSocket message refused: {reason}",

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.identification import Identifier
-from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive, Refused
+from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive, RefusedError
 from tests.fakes import FakeMetrics
 
 
@@ -55,7 +55,7 @@ class ConnectionTableTests(SynchronousTestCase):
         return FakeConnection(Clock(), id=id, group=group)
 
     def refusal(self, connection: FakeConnection) -> str:
-        return self.assertRaises(Refused, self.table.add, connection).reason
+        return self.assertRaises(RefusedError, self.table.add, connection).reason
 
     def test_added_and_removed(self) -> None:
         """A connection is in the table from `add` to `remove`, and counted by its group."""

@@ -1,0 +1,121 @@
+"""One request on its way: what became of its events, and the outcome that follows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+from raccoon.collector import CollectRequest
+from raccoon.errors import PublishError
+from raccoon.interfaces import Outcome
+
+
+class Failure(NamedTuple):
+    """Why events were not delivered.
+
+    Attributes:
+        reason: for the client and the log.
+        counter: the metric that counts events which failed so, or none.
+        abandoned: they were given up because the publisher closed.
+    """
+
+    reason: str
+    counter: str = ""
+    abandoned: bool = False
+
+
+class Group:
+    """Counts down the requests of one publish and wakes its thread."""
+
+    __slots__ = ("done", "lock", "pending")
+
+    def __init__(self, size: int) -> None:
+        self.pending = size
+        self.lock = threading.Lock()
+        self.done = threading.Event()
+        if not size:
+            self.done.set()
+
+
+class Delivery:
+    """One request: whoever sees its last event finishes it.
+
+    Args:
+        group: the publish that it belongs to.
+        request: whose events are on their way.
+        account: called once when it finishes, and gives the outcome.
+    """
+
+    __slots__ = ("_account", "_finished", "_future", "_outcome", "group", "request")
+
+    def __init__(
+        self,
+        group: Group,
+        request: CollectRequest,
+        account: Callable[[Any], PublishError | None],
+    ) -> None:
+        self.group = group
+        self.request = request
+        self._account = account
+        self._finished = False
+        self._outcome: PublishError | None = None
+        self._future: Future[PublishError | None] | None = None
+
+    def result(self) -> Outcome:
+        """The outcome, or a Future of it where it is not known yet."""
+        with self.group.lock:
+            if self._finished:
+                return self._outcome
+            self._future = Future()
+            return self._future
+
+    def finish(self) -> None:
+        """Every event is accounted for; a second call does nothing."""
+        group = self.group
+        with group.lock:
+            if self._finished:
+                return
+            self._finished = True
+            self._outcome = self._account(self)
+            group.pending -= 1
+            last = group.pending == 0
+            future = self._future
+        if last:
+            group.done.set()
+        if future is not None:
+            future.set_result(self._outcome)
+
+
+class CountedDelivery(Delivery):
+    """A delivery whose events are settled in parts, from any thread.
+
+    Attributes:
+        deadline: when its events are given up, in seconds of the monotonic clock.
+        failures: (event type, events, why) of each part that failed.
+    """
+
+    __slots__ = ("_left", "deadline", "failures")
+
+    def __init__(
+        self,
+        group: Group,
+        request: CollectRequest,
+        account: Callable[[Any], PublishError | None],
+        deadline: float,
+    ) -> None:
+        super().__init__(group, request, account)
+        self.deadline = deadline
+        self.failures: list[tuple[str, int, Failure]] = []
+        self._left = len(request.types)
+
+    def settle(self, event_type: str, events: int, failure: Failure | None) -> None:
+        """So many events of a type were delivered, or failed."""
+        with self.group.lock:
+            if failure is not None:
+                self.failures.append((event_type, events, failure))
+            self._left -= events
+            last = self._left == 0
+        if last:
+            self.finish()

@@ -1,0 +1,1 @@
+"""Real brokers that tests and benchmarks run against."""

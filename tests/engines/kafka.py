@@ -1,0 +1,333 @@
+"""One real Kafka broker (KRaft mode), as an object for tests and as a command.
+
+    python -m tests.engines.kafka start DIR [--port P] [--no-auto-create]
+
+runs it in the foreground and prints its address once it answers. The jars come from Maven Central
+on first use (kafka-pom.xml says which) and are kept in .cache/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import base64
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.engines.ports import free_port
+
+_POM = Path(__file__).with_name("kafka-pom.xml")
+_CACHE = Path(__file__).parents[2] / ".cache"
+_START_SECONDS = 60
+_STOP_SECONDS = 20
+_DOWNLOAD_SECONDS = 600
+_READ_SECONDS = 30
+_PARTITIONS = 3
+_LOG_TAIL = 2000
+# A short start counts for more than throughput here.
+_JVM = (
+    "-Xms512m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
+
+
+class EngineError(Exception):
+    """The broker cannot be run; the message is one line."""
+
+
+class KafkaBroker:
+    """A broker on 127.0.0.1 whose data and port outlive its process.
+
+    Args:
+        directory: for its data, configuration and log.
+        port: where clients connect; free ones are found for None.
+        auto_create: whether a topic is made when it is first used.
+        partitions: of a topic made so.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int | None = None,
+        *,
+        auto_create: bool = True,
+        partitions: int = _PARTITIONS,
+    ) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self._controller_port = free_port()
+        self._auto_create = auto_create
+        self._partitions = partitions
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> KafkaBroker:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, again on the same data if it ran before; returns when it answers.
+
+        Raises:
+            EngineError: java or mvn is missing, the download failed, or it does not answer.
+        """
+        libraries = _libraries()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        properties = self.directory / "server.properties"
+        properties.write_text(self._properties())
+        if not (self.directory / "data").is_dir():
+            identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            _run(
+                [
+                    *_java(libraries),
+                    "kafka.tools.StorageTool",
+                    "format",
+                    f"--cluster-id={identity}",
+                    f"--config={properties}",
+                ],
+                _START_SECONDS,
+            )
+        with open(self.directory / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [*_java(libraries), "kafka.Kafka", str(properties)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal is for the one who started it
+            )
+        atexit.register(self.kill)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise EngineError(f"Kafka did not start: {' '.join(self.log().split())}")
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """End it in an orderly way (SIGTERM)."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL); data and port stay for another `start`."""
+        atexit.unregister(self.kill)
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def wait(self) -> int:
+        """Wait until its process ends by itself; returns the exit code."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def log(self) -> str:
+        """The end of what it wrote."""
+        return (self.directory / "log").read_text(errors="replace")[-_LOG_TAIL:]
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        partitions: int = _PARTITIONS,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make a topic and wait until it is there."""
+        topic = NewTopic(name, partitions, 1, config=dict(config or {}))
+        admin = self._admin()  # its calls end with the object
+        admin.create_topics([topic])[name].result(_READ_SECONDS)
+        deadline = time.monotonic() + _READ_SECONDS
+        while not _has_leaders(admin, name):
+            if time.monotonic() > deadline:
+                raise EngineError(f"topic {name} was not made in time")
+            time.sleep(0.05)
+
+    def read(self, topics: Iterable[str]) -> list[tuple[str, bytes]]:
+        """Every record that the topics hold now, as (topic, value); a missing topic holds none.
+
+        Raises:
+            EngineError: they could not be read to their ends in 30 seconds.
+        """
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "tests",
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
+        deadline = time.monotonic() + _READ_SECONDS
+        records: list[tuple[str, bytes]] = []
+        try:
+            known = consumer.list_topics(timeout=_READ_SECONDS).topics
+            left: dict[tuple[str, int], int] = {}
+            for topic in topics:
+                for partition in known[topic].partitions if topic in known else ():
+                    place = TopicPartition(topic, partition)
+                    low, high = consumer.get_watermark_offsets(place, timeout=_READ_SECONDS)
+                    if high > low:
+                        left[topic, partition] = high - low
+            consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
+            while any(count > 0 for count in left.values()):
+                if time.monotonic() > deadline:
+                    raise EngineError(f"{sum(left.values())} records were not read in time")
+                for message in consumer.consume(5000, 0.2):
+                    if message.error() is None:
+                        records.append((message.topic(), message.value()))
+                        left[message.topic(), message.partition()] -= 1
+        finally:
+            consumer.close()
+        return records
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._admin().list_topics(timeout=2).brokers)
+        except KafkaException:
+            return False
+
+    def _properties(self) -> str:
+        controller = f"127.0.0.1:{self._controller_port}"
+        return "\n".join(
+            [
+                "process.roles=broker,controller",
+                "node.id=1",
+                f"controller.quorum.voters=1@{controller}",
+                f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+                "controller.listener.names=CONTROLLER",
+                f"log.dirs={(self.directory / 'data').resolve()}",
+                f"num.partitions={self._partitions}",
+                f"auto.create.topics.enable={str(self._auto_create).lower()}",
+                "offsets.topic.replication.factor=1",
+                "offsets.topic.num.partitions=1",
+                "transaction.state.log.replication.factor=1",
+                "transaction.state.log.min.isr=1",
+                "group.initial.rebalance.delay.ms=0",
+                "controlled.shutdown.enable=false",
+                # How long a broker that was killed is waited for before it may come back.
+                "broker.session.timeout.ms=2000",
+                "broker.heartbeat.interval.ms=300",
+                "",
+            ]
+        )
+
+
+def _has_leaders(admin: AdminClient, topic: str) -> bool:
+    found = admin.list_topics(topic, timeout=_READ_SECONDS).topics[topic]
+    return bool(found.partitions) and all(p.leader >= 0 for p in found.partitions.values())
+
+
+def _java(libraries: Path) -> list[str]:
+    return [_tool("java"), *_JVM, "-cp", f"{libraries}/*"]
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise EngineError(f"{name} is not installed; Kafka needs it (a JDK of 17 or later, Maven)")
+    return path
+
+
+def _libraries() -> Path:
+    """The directory of Kafka's jars, filled on first use."""
+    _tool("java")
+    version = re.search(r"<kafka.version>(.+)</kafka.version>", _POM.read_text())
+    assert version is not None
+    libraries = _CACHE / f"kafka-{version[1]}"
+    if not libraries.is_dir():
+        _CACHE.mkdir(exist_ok=True)
+        partial = _CACHE / f"kafka-{version[1]}-{uuid.uuid4().hex}.partial"
+        try:
+            _run(
+                [
+                    _tool("mvn"),
+                    "-q",
+                    "-B",
+                    f"--file={_POM}",
+                    "dependency:copy-dependencies",
+                    f"-DoutputDirectory={partial}",
+                ],
+                _DOWNLOAD_SECONDS,
+            )
+            if not libraries.is_dir():
+                partial.rename(libraries)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return libraries
+
+
+def _run(command: list[str], timeout: float) -> None:
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"{Path(command[0]).name} did not end in {timeout} seconds") from None
+    if done.returncode:
+        said = " ".join(done.stdout.decode(errors="replace").split())[-_LOG_TAIL:]
+        raise EngineError(f"{Path(command[0]).name} failed: {said}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.engines.kafka", description="Run one Kafka broker."
+    )
+    commands = parser.add_subparsers(required=True)
+    start = commands.add_parser("start", help="run in the foreground until SIGTERM or SIGINT")
+    start.add_argument("directory", type=Path, help="keeps data and log")
+    start.add_argument("--port", type=int, help="a free one if not given")
+    start.add_argument("--no-auto-create", action="store_true", help="make no topic by itself")
+    options = parser.parse_args(arguments)
+    broker = KafkaBroker(options.directory, options.port, auto_create=not options.no_auto_create)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        broker.start()
+        sys.stdout.write(broker.bootstrap + "\n")
+        sys.stdout.flush()
+        return broker.wait()
+    except EngineError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        broker.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

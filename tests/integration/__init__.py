@@ -1,0 +1,1 @@
+"""Tests of a real `twistd raccoon` with real brokers and sockets."""
