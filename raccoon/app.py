@@ -17,6 +17,7 @@ from raccoon.collector import Collector
 from raccoon.config import Settings
 from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
+from raccoon.health import RUNNING, STOPPING, Health
 from raccoon.identification import Identification
 from raccoon.listening import default_endpoint
 from raccoon.logs import bridge_standard_logging
@@ -61,7 +62,6 @@ class RaccoonService(MultiService):
         super().__init__()
         self._reactor = reactor
         self._settings = settings
-        self.ready = False
         self.metrics = Metrics(settings.metric.label_values)
         self.collector = Collector(settings.worker, settings.event, self.metrics, reactor.seconds)
         identification = Identification(settings.websocket, settings.limits)
@@ -70,6 +70,7 @@ class RaccoonService(MultiService):
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
         )
         publisher = make_publisher(PublisherContext(settings, self.metrics))
+        self.health = Health(self.collector, publisher)
         websocket = EventWebSocketFactory(
             reactor,
             self.collector,
@@ -86,6 +87,7 @@ class RaccoonService(MultiService):
             protobuf,
             identification,
             CorsPolicy(settings.cors, identification.client_headers),
+            self.health.reasons,
             self.metrics,
             reactor.seconds,
         )
@@ -110,14 +112,17 @@ class RaccoonService(MultiService):
         )
         self._rest = RestService(
             reactor,
+            f"--http {http}" if http else f"SERVER_WEBSOCKET_PORT {settings.websocket.port}",
             http or default_endpoint(settings.websocket.port),
             EventSite(rest, UpgradeResource(websocket), settings.limits, reactor),
             websocket,
         )
         self._grpc = GrpcService(
             reactor,
+            f"--grpc {grpc}" if grpc else f"SERVER_GRPC_PORT {settings.grpc.port}",
             grpc or f"[::]:{settings.grpc.port}",
             servicer,
+            self.health.reasons,
             settings.grpc,
             settings.limits,
         )
@@ -158,7 +163,7 @@ class RaccoonService(MultiService):
             raise
         _spare_the_collector()
         self._reactor.callWhenRunning(self._install_signals)
-        self.ready = True
+        self.health.phase = RUNNING
         self._say_where()
 
     @inlineCallbacks
@@ -169,7 +174,7 @@ class RaccoonService(MultiService):
         within WORKER_BUFFER_FLUSH_TIMEOUT_MS together; the answers that are due; the connections
         closed. What is left undelivered is logged and counted to the event.
         """
-        self.ready = False
+        self.health.phase = STOPPING
         began = self._reactor.seconds()
         total = self._settings.worker.buffer_flush_timeout_ms / 1000
         flush = min(self._settings.publisher.kafka.flush_interval_ms / 1000, total / 2)
@@ -273,5 +278,8 @@ def _spare_the_collector() -> None:
 
 
 def _shown(address: Any) -> str:
+    """An address that is listened on, for people; a Unix socket has a name instead of a port."""
+    if not hasattr(address, "port"):
+        return str(getattr(address, "name", address))
     host = f"[{address.host}]" if ":" in address.host else address.host
     return f"{host}:{address.port}"

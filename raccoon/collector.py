@@ -13,6 +13,9 @@ from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import ICollector, IMetrics
 
+# A client that was held back goes on when this part of the queue is free again.
+_ROOM = 0.5
+
 
 class CollectRequest:
     """One batch of events as it came from a client.
@@ -25,6 +28,7 @@ class CollectRequest:
         payloads: each event's bytes, in order.
         received_at: Unix seconds when it was read.
         queued_at: Unix seconds when it was admitted.
+        published_at: Unix seconds when it was published; None before.
         size: bytes of memory it is charged with.
         on_failed: called with the PublishError if the request is not delivered, whatever the
             acknowledgement level answered.
@@ -36,6 +40,7 @@ class CollectRequest:
         "identifier",
         "on_failed",
         "payloads",
+        "published_at",
         "queued_at",
         "received_at",
         "sent_time",
@@ -60,6 +65,7 @@ class CollectRequest:
         self.payloads = payloads
         self.received_at = received_at
         self.queued_at = received_at
+        self.published_at: float | None = None
         self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
@@ -176,11 +182,14 @@ class Collector:
         self._idle_waiters.append(waiter)
         return waiter
 
-    def _has_room(self) -> bool:
-        return (
-            len(self.queue.pending) * 2 <= self._max_waiting
-            and self.unsettled_bytes * 2 <= self._max_bytes
+    def fullness(self) -> float:
+        """How much of what may be kept is kept, from 0 to 1."""
+        return max(
+            len(self.queue.pending) / self._max_waiting, self.unsettled_bytes / self._max_bytes
         )
+
+    def _has_room(self) -> bool:
+        return self.fullness() <= _ROOM
 
 
 def failure_value(failure: Any) -> Overloaded | PublishError:

@@ -233,6 +233,9 @@ class GrpcSettings:
         "calls in progress; further ones get RESOURCE_EXHAUSTED",
         _integer(1, 1_000_000),
     )
+    reflection: bool = _option(
+        "SERVER_GRPC_REFLECTION_ENABLED", False, "serve gRPC reflection", _boolean
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,7 @@ def listen(
 
     Args:
         reactor: listens.
-        option: names the setting in an error.
+        option: the setting and its value, for an error.
         description: a Twisted server endpoint string.
         factory: serves its connections.
 
@@ -37,15 +37,15 @@ def listen(
         opening: Deferred[IListeningPort] = serverFromString(reactor, description).listen(factory)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise StartError(
-            f"{option} {description}: not an endpoint ({error}); expected one such as tcp:8080"
+            f"{option}: not an endpoint ({error}); expected one such as tcp:8080"
         ) from None
     result: list[IListeningPort | Failure] = []
     opening.addBoth(result.append)
     if not result:
         opening.cancel()
-        raise StartError(f"{option} {description}: this kind of endpoint is not supported")
+        raise StartError(f"{option}: this kind of endpoint is not supported")
     if isinstance(result[0], Failure):
         cause = result[0].value
         reason = cause.socketError if isinstance(cause, CannotListenError) else cause
-        raise StartError(f"{option} {description}: cannot listen: {reason}")
+        raise StartError(f"{option}: cannot listen: {reason}")
     return result[0]

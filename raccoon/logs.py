@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -36,6 +37,7 @@ _LINE_LENGTH = 4000
 _FIELD_LENGTH = 1200
 _BURST = 5
 _PERIOD = 10.0
+_KINDS = 1000
 _NAMED = re.compile(r"\{(\w+)")
 _AMBIGUOUS = re.compile(r'[\s"=]')
 # Keys of an event that are not its named fields.
@@ -95,7 +97,15 @@ def _not_chatter(event: Mapping[str, Any]) -> NamedConstant:
 
 
 class _Bridge(logging.Handler):
-    """Carries records of the standard library's logging into Twisted's log."""
+    """Carries records of the standard library's logging into Twisted's log.
+
+    A driver may report each failed connection: warnings and errors are throttled by their
+    template, as ours are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throttle = Throttle(Logger(), time.monotonic)
 
     def emit(self, record: logging.LogRecord) -> None:
         level = LogLevel.debug
@@ -111,6 +121,12 @@ class _Bridge(logging.Handler):
         if record.exc_info and record.exc_info[1] is not None:
             kind, error, trace = record.exc_info
             fields["log_failure"] = Failure(error, kind, trace)
+        if record.levelno >= logging.WARNING:
+            left_out = self._throttle.left_out(f"{record.name} {record.msg}"[:_LINE_LENGTH])
+            if left_out is None:
+                return
+            if left_out:
+                fields["left_out"] = left_out
         Logger(namespace=record.name).emit(level, "{text}", text=record.getMessage(), **fields)
 
 
@@ -146,17 +162,30 @@ class Throttle:
         """Log at level error; `template` is the kind."""
         self._emit(LogLevel.error, template, fields)
 
-    def _emit(self, level: NamedConstant, template: str, fields: dict[str, object]) -> None:
+    def left_out(self, kind: str) -> int | None:
+        """Whether one more of a kind is to be logged.
+
+        Returns:
+            How many were left out since the last one that was, or None: leave this one out.
+        """
         now = self._seconds()
-        kind = self._kinds.setdefault(template, [now, 0, 0])
-        since, logged, left_out = kind
+        if kind not in self._kinds and len(self._kinds) >= _KINDS:
+            self._kinds.clear()
+        state = self._kinds.setdefault(kind, [now, 0, 0])
+        since, logged, left_out = state
         if now - since >= _PERIOD:
-            kind[:] = [now, 1, 0]
-            if left_out:
-                fields["left_out"] = int(left_out)
-        elif logged < _BURST:
-            kind[1] += 1
-        else:
-            kind[2] += 1
+            state[:] = [now, 1, 0]
+            return int(left_out)
+        if logged < _BURST:
+            state[1] += 1
+            return 0
+        state[2] += 1
+        return None
+
+    def _emit(self, level: NamedConstant, template: str, fields: dict[str, object]) -> None:
+        left_out = self.left_out(template)
+        if left_out is None:
             return
+        if left_out:
+            fields["left_out"] = left_out
         self._logger.emit(level, template, **fields)

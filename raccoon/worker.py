@@ -172,6 +172,7 @@ class WorkerService(Service):
 
     def _settle(self, request: CollectRequest, error: PublishError | None, now: float) -> None:
         group = (request.identifier.group,)
+        request.published_at = now
         if error is None:
             self._metrics.count("events_delivered_total", len(request.types), ())
         else:

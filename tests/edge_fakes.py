@@ -476,12 +476,14 @@ class Edge:
             settings.limits,
             self.metrics,
         )
+        self.not_ready: list[str] = []
         self.rest = RestResource(
             self.collector,
             self.json,
             self.protobuf,
             identification,
             CorsPolicy(settings.cors, identification.client_headers),
+            lambda: self.not_ready,
             self.metrics,
             self.clock.seconds,
         )

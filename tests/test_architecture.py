@@ -18,7 +18,7 @@ ROOT = Path(raccoon.__file__).parent
 FLOORS = (
     {"errors", "config", "identification", "interfaces", "listening", "logs", "proto", "__init__"},
     {"collector", "serialization", "deserialization", "metrics"},
-    {"service", "worker", "publisher"},
+    {"service", "worker", "publisher", "health"},
     {"app"},
     {"tap"},
 )

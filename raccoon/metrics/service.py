@@ -103,8 +103,10 @@ class MetricsService(Service):
         super().privilegedStartService()
         if self._settings.prometheus_enabled:
             site = _QuietSite(_Scrape(self._reactor, self._metrics, self._settings.prometheus_path))
-            endpoint = default_endpoint(self._settings.prometheus_port)
-            self._port = listen(self._reactor, "METRIC_PROMETHEUS_PORT", endpoint, site)
+            port = self._settings.prometheus_port
+            self._port = listen(
+                self._reactor, f"METRIC_PROMETHEUS_PORT {port}", default_endpoint(port), site
+            )
 
     def startService(self) -> None:
         """Begin to record."""

@@ -58,6 +58,7 @@ class Known:
     def ask(self, name: str, deadline: float, then: Then) -> None:
         """Call `then` with None or a failure: now where the answer is known, else later."""
         failure: Failure | None = None
+        unheard_of = False
         with self._lock:
             if name in self._known:
                 self._known.move_to_end(name)
@@ -70,9 +71,11 @@ class Known:
                 failure = Failure("too many new event types at once, retry")
             else:
                 self._asking[name] = [then]
-                self._run(self._find_out, name, deadline)
-                return
-        then(failure)
+                unheard_of = True
+        if unheard_of:
+            self._run(self._find_out, name, deadline)
+        else:
+            then(failure)
 
     def forget(self, name: str) -> None:
         """The name is not there any more: ask again when it is next used."""

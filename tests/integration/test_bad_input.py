@@ -355,7 +355,7 @@ class RestTests(BadInputCase):
             ("PUT", EVENTS): 405,
             ("DELETE", EVENTS): 405,
             ("GET", "/%00/../../etc/passwd"): 404,
-            ("GET", "/%ff"): 400,
+            ("GET", "/%ff"): 404,
             ("GET", "/" + "a/" * 2000): 404,
             ("BREW", "/pot"): 404,
         }

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from grpc_health.v1.health import SERVICE_NAME, HealthServicer
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 
 from raccoon.config import GrpcSettings, LimitSettings
@@ -17,6 +23,7 @@ from raccoon.service.grpc.servicer import METHOD, SERVICE, EventServicer
 
 _THREADS = 64  # started on demand; only calls that cannot be served without one take them
 _STOP_MARGIN = 1.0
+_HEALTH_SECONDS = 1.0
 
 
 class GrpcService(Service):
@@ -24,8 +31,10 @@ class GrpcService(Service):
 
     Args:
         reactor: waits for the server's end in its thread pool.
+        option: the setting that chose the address, for an error.
         address: host:port to listen on.
         servicer: serves the calls.
+        not_ready: why requests should not be sent here now; empty when they may.
         settings: concurrency.
         limits: message and metadata size.
     """
@@ -33,14 +42,21 @@ class GrpcService(Service):
     def __init__(
         self,
         reactor: Any,
+        option: str,
         address: str,
         servicer: EventServicer,
+        not_ready: Callable[[], list[str]],
         settings: GrpcSettings,
         limits: LimitSettings,
     ) -> None:
         self._reactor = reactor
+        self._option = option
         self._address = address
         self._servicer = servicer
+        self._not_ready = not_ready
+        self._health = HealthServicer()
+        self._tell_health = LoopingCall(self._set_health)
+        self._tell_health.clock = reactor
         self._settings = settings
         self._limits = limits
         self._server: grpc.Server | None = None
@@ -69,13 +85,17 @@ class GrpcService(Service):
         )
         handler = make_handler(self._servicer.send_event)
         self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
+        add_HealthServicer_to_server(self._health, self._server)
+        if self._settings.reflection:
+            services = (SERVICE, SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(services, self._server)
         try:
             self.port = self._server.add_insecure_port(self._address)
         except RuntimeError:
             self.port = 0
         if not self.port:
             raise StartError(
-                f"--grpc {self._address}: cannot listen: the address is taken, or is not host:port"
+                f"{self._option}: cannot listen: the address is taken, or is not host:port"
             )
 
     def startService(self) -> None:
@@ -83,12 +103,25 @@ class GrpcService(Service):
         super().startService()
         assert self._server is not None
         self._server.start()
+        # Once the whole service has started, or it would say for a second that it had not.
+        self._reactor.callWhenRunning(self._tell_health.start, _HEALTH_SECONDS)
 
     def quiet(self, grace: float) -> None:
         """Refuse new calls; those under way have `grace` seconds."""
+        if self._tell_health.running:
+            self._tell_health.stop()
+        self._health.enter_graceful_shutdown()
         if self._server is not None:
             self._stopped = self._server.stop(grace)
             self._server = None
+
+    def _set_health(self) -> None:
+        """Say what /readyz says by the standard health service, for the server and the service."""
+        status = (
+            HealthCheckResponse.NOT_SERVING if self._not_ready() else HealthCheckResponse.SERVING
+        )
+        for service in ("", SERVICE):
+            self._health.set(service, status)
 
     def stopService(self) -> Deferred[None] | None:
         """Fires when no call runs any more."""

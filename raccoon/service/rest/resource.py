@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import orjson
 from klein import Klein
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
@@ -55,6 +56,7 @@ class RestResource:
         protobuf: codec of application/proto.
         identification: reads the client's id and group.
         cors: the cross-origin policy.
+        not_ready: why requests should not be sent here now; empty when they may.
         metrics: counts what was read.
         seconds: the clock, in Unix seconds.
     """
@@ -69,6 +71,7 @@ class RestResource:
         protobuf: Codec,
         identification: Identification,
         cors: CorsPolicy,
+        not_ready: Callable[[], list[str]],
         metrics: IMetrics,
         seconds: Callable[[], float],
     ) -> None:
@@ -76,6 +79,7 @@ class RestResource:
         self._codecs = {_JSON: json, _PROTOBUF: protobuf}
         self._identification = identification
         self._cors = cors
+        self._not_ready = not_ready
         self._metrics = metrics
         self._seconds = seconds
         self._throttle = Throttle(self._logger, seconds)
@@ -86,6 +90,18 @@ class RestResource:
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
         request.setHeader(b"Content-Length", b"4")
         return b"pong"
+
+    @app.route("/healthz", methods=["GET"])
+    def healthz(self, request: Request) -> bytes:
+        """Alive: never asks a broker, so that an outage of one restarts no server."""
+        return _document(request, 200, {"status": "alive"})
+
+    @app.route("/readyz", methods=["GET"])
+    def readyz(self, request: Request) -> bytes:
+        """Ready for requests, or the reasons why not."""
+        reasons = self._not_ready()
+        status = 503 if reasons else 200
+        return _document(request, status, {"ready": not reasons, "reasons": reasons})
 
     @app.route("/api/v1/events", methods=["GET"])
     def no_upgrade(self, request: Request) -> bytes:
@@ -206,6 +222,14 @@ class RestResource:
             request.setResponseCode(status)
         request.responseHeaders.setRawHeaders(b"Content-Type", [content_type])
         return body
+
+
+def _document(request: Request, status: int, document: dict[str, Any]) -> bytes:
+    body = orjson.dumps(document) + b"\n"
+    request.setResponseCode(status)
+    request.setHeader(b"Content-Type", b"application/json")
+    request.setHeader(b"Content-Length", b"%d" % len(body))
+    return body
 
 
 def _body(request: Request) -> bytes:

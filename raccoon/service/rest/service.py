@@ -20,15 +20,22 @@ class RestService(Service):
 
     Args:
         reactor: listens.
+        option: the setting that chose the endpoint, for an error.
         endpoint: a Twisted server endpoint string, such as `tcp:8080`.
         site: the HTTP server.
         websocket: the WebSocket connections on it.
     """
 
     def __init__(
-        self, reactor: Any, endpoint: str, site: EventSite, websocket: EventWebSocketFactory
+        self,
+        reactor: Any,
+        option: str,
+        endpoint: str,
+        site: EventSite,
+        websocket: EventWebSocketFactory,
     ) -> None:
         self._reactor = reactor
+        self._option = option
         self._endpoint = endpoint
         self._site = site
         self._websocket = websocket
@@ -41,7 +48,7 @@ class RestService(Service):
             StartError: the endpoint is not one, or its address is taken.
         """
         super().privilegedStartService()
-        self._port = listen(self._reactor, "--http", self._endpoint, self._site)
+        self._port = listen(self._reactor, self._option, self._endpoint, self._site)
 
     def startService(self) -> None:
         """Serve."""

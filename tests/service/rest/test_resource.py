@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -342,6 +344,24 @@ class RouteTests(SynchronousTestCase):
         """GET /ping is answered `pong`."""
         reply = Edge().ask(http_request("GET", "/ping"))
         self.assertEqual((reply.status, reply.body), (200, b"pong"))
+
+    def test_alive(self) -> None:
+        """GET /healthz is a 200, ready or not."""
+        edge = Edge()
+        edge.not_ready = ["no"]
+        reply = edge.ask(http_request("GET", "/healthz"))
+        self.assertEqual((reply.status, json.loads(reply.body)), (200, {"status": "alive"}))
+
+    def test_ready(self) -> None:
+        """GET /readyz is a 200 while the server is ready, else a 503 with the reasons."""
+        edge = Edge()
+        reply = edge.ask(http_request("GET", "/readyz"))
+        self.assertEqual(reply.status, 200)
+        self.assertEqual(json.loads(reply.body), {"ready": True, "reasons": []})
+        edge.not_ready = ["the queue is nearly full"]
+        reply = edge.ask(http_request("GET", "/readyz"))
+        self.assertEqual(reply.status, 503)
+        self.assertEqual(json.loads(reply.body), {"ready": False, "reasons": edge.not_ready})
 
     def test_ping_with_a_query(self) -> None:
         """What a load balancer appends to /ping does not matter."""

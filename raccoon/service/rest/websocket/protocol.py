@@ -201,6 +201,19 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         """The client is alive."""
         self.last_pong = self.factory.reactor.seconds()
 
+    def onPing(self, payload: bytes) -> None:
+        """Answer a client's ping with its own payload."""
+        if self.state == self.STATE_OPEN:
+            self.sendPong(payload)
+        else:
+            group = self.identifier.group
+            self.factory.metrics.count("server_pong_failure_total", 1, (group,))
+
+    def onCloseHandshakeTimeout(self) -> None:
+        """The client does not take part in the closing handshake: cut it off."""
+        self.factory.metrics.count("conn_close_err_count", 1)
+        super().onCloseHandshakeTimeout()
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is gone: leave the table."""
         if self._unread is not None:
@@ -282,7 +295,10 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if self._seen is not None:
             self._seen.settle(request.guid, True)
         self._answer(success(request.guid, now), binary)
-        self.factory.metrics.observe("event_rtt_ms", (now - request.received_at) * 1000, ())
+        if request.published_at is not None:
+            observe = self.factory.metrics.observe
+            observe("ack_event_rtt_ms", (now - request.published_at) * 1000)
+            observe("event_rtt_ms", (now - request.received_at) * 1000)
 
     def _not_stored(self, error: Failure, request: CollectRequest, binary: bool) -> None:
         cause = failure_value(error)

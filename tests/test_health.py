@@ -1,0 +1,57 @@
+"""Tests of raccoon.health."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.collector import Collector
+from raccoon.config import EventSettings, WorkerSettings
+from raccoon.health import RUNNING, STOPPING, Health
+from tests.fakes import FakeMetrics, make_request
+
+
+class Destination:
+    """A publisher of which only its reachability matters."""
+
+    destination = "the far end"
+    reachable = True
+
+
+class HealthTests(SynchronousTestCase):
+    """What readiness is made of."""
+
+    def setUp(self) -> None:
+        worker = WorkerSettings(buffer_channel_size=10)
+        self.collector = Collector(worker, EventSettings(ack=1), FakeMetrics(), lambda: 0.0)
+        self.destination = Destination()
+        self.health = Health(self.collector, self.destination)
+
+    def test_before_the_start(self) -> None:
+        """A server that is not up is not ready."""
+        self.assertEqual(["the server is starting"], self.health.reasons())
+
+    def test_running(self) -> None:
+        """A running server without trouble is ready."""
+        self.health.phase = RUNNING
+        self.assertEqual([], self.health.reasons())
+
+    def test_stopping(self) -> None:
+        """A server that drains is not ready."""
+        self.health.phase = STOPPING
+        self.assertEqual(["the server is stopping"], self.health.reasons())
+
+    def test_nearly_full(self) -> None:
+        """At nine tenths of the queue no more should come, and below that it may."""
+        self.health.phase = RUNNING
+        for _ in range(8):
+            self.collector.collect(make_request())
+        self.assertEqual([], self.health.reasons())
+        self.collector.collect(make_request())
+        self.assertEqual(["the queue is nearly full"], self.health.reasons())
+
+    def test_unreachable(self) -> None:
+        """Every reason is given: an unreachable destination too."""
+        self.destination.reachable = False
+        self.assertEqual(
+            ["the server is starting", "the far end does not answer"], self.health.reasons()
+        )
