@@ -325,6 +325,19 @@ class EventSettings:
         "what an event's type must match where the routing pattern uses it",
         _regex,
     )
+    partition_key: str = _option(
+        "EVENT_PARTITION_KEY",
+        "none",
+        "what keeps events in order at the destination: none, connection (group and id), type,"
+        " or request (req_guid)",
+        _choice("none", "connection", "type", "request"),
+    )
+    metadata_enabled: bool = _option(
+        "EVENT_METADATA_ENABLED",
+        False,
+        "send each event's req_guid, index, group and receive time with it",
+        _boolean,
+    )
 
 
 @attrs.frozen(kw_only=True)
