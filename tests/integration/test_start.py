@@ -171,12 +171,14 @@ class RefusalTests(SynchronousTestCase):
     def test_http_port_taken(self) -> None:
         """A taken HTTP port is named."""
         port = self.take_port()
-        self.check({"SERVER_WEBSOCKET_PORT": port}, "--http", str(port), "in use")
+        self.check({"SERVER_WEBSOCKET_PORT": port}, "SERVER_WEBSOCKET_PORT", str(port), "in use")
 
     def test_http_port_taken_in_the_background(self) -> None:
         """Without -n a taken HTTP port ends the command with a failure, and its log names it."""
         port = self.take_port()
-        self.check_background({"SERVER_WEBSOCKET_PORT": port}, "--http", str(port), "in use")
+        self.check_background(
+            {"SERVER_WEBSOCKET_PORT": port}, "SERVER_WEBSOCKET_PORT", str(port), "in use"
+        )
 
     def test_unknown_librdkafka_option_in_the_background(self) -> None:
         """Without -n an option that librdkafka does not know is in the log, in its words."""
@@ -185,7 +187,7 @@ class RefusalTests(SynchronousTestCase):
     def test_grpc_port_taken(self) -> None:
         """A taken gRPC port is named."""
         port = self.take_port()
-        self.check({"SERVER_GRPC_PORT": port}, "--grpc", str(port), "taken")
+        self.check({"SERVER_GRPC_PORT": port}, "SERVER_GRPC_PORT", str(port), "taken")
 
     def test_metrics_port_taken(self) -> None:
         """A taken port of the metrics is named."""
