@@ -32,6 +32,11 @@ _SECRET_WORDS = (
 )
 MASK = "********"
 
+# What Pub/Sub takes: 10 minutes to 31 days.
+_PUBSUB_RETENTION = (600_000, 2_678_400_000)
+
+_MAX_WORKERS = 256
+
 # Bytes of memory that a request and each of its events are charged with besides their payloads.
 REQUEST_OVERHEAD = 1024
 EVENT_OVERHEAD = 128
@@ -91,7 +96,7 @@ def _choice(*allowed: str) -> Parser:
 
 
 def _ack(value: Any) -> int:
-    return int(cast(str, _choice("0", "1")(value)))
+    return int(cast(str, _choice("0", "1", "2")(value)))
 
 
 def _regex(value: Any) -> str:
@@ -114,6 +119,22 @@ def _required_header(value: Any) -> str:
     return str(value)
 
 
+def _udp_address(value: Any) -> str:
+    found = re.fullmatch(r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", str(value))
+    if found is None or not 0 < int(found[1]) <= 65535:
+        raise ValueError("host:port")
+    return str(value)
+
+
+def _processes(value: Any) -> int:
+    if str(value).strip().lower() == "auto":
+        return len(os.sched_getaffinity(0))
+    try:
+        return cast(int, _integer(1, _MAX_WORKERS)(value))
+    except ValueError as error:
+        raise ValueError(f"auto, or {error}") from None
+
+
 _PORT = _integer(0, 65535)
 _MILLISECONDS = _integer(0, 7 * 24 * 3600 * 1000)
 _COUNT = _integer(1, 100_000_000)
@@ -125,6 +146,23 @@ def _option(variable: str, default: Any, meaning: str, parse: Parser) -> Any:
         default=default,
         metadata={"variable": variable, "meaning": meaning, "parse": parse},
     )
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """The processes that serve.
+
+    Attributes:
+        index: which of them this is, from 0; stays when one is replaced.
+    """
+
+    workers: int = _option(
+        "SERVER_WORKERS",
+        1,
+        "processes that serve, each on a core of its own; auto: one for each core",
+        _processes,
+    )
+    index: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -274,7 +312,7 @@ class LimitSettings:
     in_flight: int = _option(
         "LIMIT_REQUESTS_IN_FLIGHT",
         256,
-        "unanswered requests of one WebSocket connection; past it the socket is not read",
+        "unanswered requests of one WebSocket connection or gRPC stream; past it it is not read",
         _COUNT,
     )
 
@@ -311,7 +349,11 @@ class EventSettings:
     """Acknowledgement and routing."""
 
     ack: int = _option(
-        "EVENT_ACK", 0, "0: answer when accepted; 1: when every event is delivered", _ack
+        "EVENT_ACK",
+        0,
+        "answer a request 0: when it is accepted; 1: when every event is delivered; 2: when it is"
+        " in the journal on disk, from where it is delivered whatever happens",
+        _ack,
     )
     distribution_publisher_pattern: str = _option(
         "EVENT_DISTRIBUTION_PUBLISHER_PATTERN",
@@ -341,6 +383,40 @@ class EventSettings:
 
 
 @attrs.frozen(kw_only=True)
+class JournalSettings:
+    """Requests on local disk until they are delivered."""
+
+    enabled: str = _option(
+        "JOURNAL_ENABLED",
+        "auto",
+        "true, false, or auto: where EVENT_ACK is 2. With EVENT_ACK 0 and 1 it keeps what could"
+        " not be delivered",
+        _choice("auto", "true", "false"),
+    )
+    dir: str = _option(
+        "JOURNAL_DIR", "raccoon-journal", "directory of the journal, on a local disk", _text
+    )
+    max_bytes: int = _option(
+        "JOURNAL_MAX_BYTES",
+        4 << 30,
+        "of disk; past it requests are refused until some were delivered",
+        _integer(8 << 20, 1 << 44),
+    )
+    segment_bytes: int = _option(
+        "JOURNAL_SEGMENT_BYTES",
+        32 << 20,
+        "of a file of the journal; disk is given back and damage set aside file by file",
+        _integer(1 << 20, 1 << 30),
+    )
+    commit_delay_ms: int = _option(
+        "JOURNAL_COMMIT_DELAY_MS",
+        2,
+        "a commit waits this long for more requests to share it with",
+        _integer(0, 1000),
+    )
+
+
+@attrs.frozen(kw_only=True)
 class KafkaSettings:
     """Apache Kafka."""
 
@@ -358,7 +434,16 @@ class PubSubSettings:
     """Google Pub/Sub."""
 
     credentials: str = _option(
-        "PUBLISHER_PUBSUB_CREDENTIALS", "", "credentials file; else ambient", _text
+        "PUBLISHER_PUBSUB_CREDENTIALS",
+        "",
+        "credentials file; unset: GOOGLE_APPLICATION_CREDENTIALS, else the machine's own",
+        _text,
+    )
+    application_credentials: str = _option(
+        "GOOGLE_APPLICATION_CREDENTIALS", "", "credentials file, as Google's clients read it", _text
+    )
+    emulator_host: str = _option(
+        "PUBSUB_EMULATOR_HOST", "", "host:port of an emulator to use, without credentials", _text
     )
     project_id: str = _option("PUBLISHER_PUBSUB_PROJECT_ID", "", "project of the topics", _text)
     topic_autocreate: bool = _option(
@@ -367,7 +452,7 @@ class PubSubSettings:
     topic_retention_ms: int = _option(
         "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS",
         0,
-        "retention of created topics",
+        "retention of created topics; 0: none",
         _integer(0, 1 << 40),
     )
     publish_delay_threshold_ms: int = _option(
@@ -421,8 +506,8 @@ class PublisherSettings:
     type: str = _option(
         "PUBLISHER_TYPE",
         "",
-        "kafka, log, or the name of an installed publisher; unset: kafka where its bootstrap"
-        " servers are set, else log",
+        "kafka, kinesis, log, or the name of an installed publisher; unset: kafka where its"
+        " bootstrap servers are set, else log",
         _text,
     )
     kafka: KafkaSettings = attrs.field(factory=KafkaSettings)
@@ -438,11 +523,16 @@ class MetricSettings:
         "METRIC_RUNTIME_STATS_RECORD_INTERVAL_MS", 10_000, "process gauges", _integer(10, 3_600_000)
     )
     statsd_enabled: bool = _option(
-        "METRIC_STATSD_ENABLED", False, "accepted; nothing is sent to StatsD yet", _boolean
+        "METRIC_STATSD_ENABLED", False, "send metrics to StatsD, with tags as Telegraf's", _boolean
     )
-    statsd_address: str = _option("METRIC_STATSD_ADDRESS", ":8125", "host:port", _text)
+    statsd_address: str = _option(
+        "METRIC_STATSD_ADDRESS", ":8125", "host:port of StatsD; no host: localhost", _udp_address
+    )
     statsd_flush_period_ms: int = _option(
-        "METRIC_STATSD_FLUSH_PERIOD_MS", 10_000, "between flushes", _MILLISECONDS
+        "METRIC_STATSD_FLUSH_PERIOD_MS",
+        10_000,
+        "between two times that metrics are sent to StatsD",
+        _integer(10, 3_600_000),
     )
     prometheus_enabled: bool = _option(
         "METRIC_PROMETHEUS_ENABLED", False, "serve metrics to Prometheus", _boolean
@@ -473,12 +563,14 @@ class LogSettings:
 class Settings:
     """The whole configuration, read once."""
 
+    server: ServerSettings = attrs.field(factory=ServerSettings)
     websocket: WebSocketSettings = attrs.field(factory=WebSocketSettings)
     cors: CorsSettings = attrs.field(factory=CorsSettings)
     grpc: GrpcSettings = attrs.field(factory=GrpcSettings)
     limits: LimitSettings = attrs.field(factory=LimitSettings)
     worker: WorkerSettings = attrs.field(factory=WorkerSettings)
     event: EventSettings = attrs.field(factory=EventSettings)
+    journal: JournalSettings = attrs.field(factory=JournalSettings)
     publisher: PublisherSettings = attrs.field(factory=PublisherSettings)
     metric: MetricSettings = attrs.field(factory=MetricSettings)
     log: LogSettings = attrs.field(factory=LogSettings)
@@ -490,6 +582,13 @@ class Settings:
         if self.publisher.type:
             return self.publisher.type
         return "kafka" if "bootstrap.servers" in self.publisher.kafka.client else "log"
+
+    @property
+    def journal_enabled(self) -> bool:
+        """Whether there is a journal."""
+        if self.journal.enabled == "auto":
+            return self.event.ack == 2
+        return self.journal.enabled == "true"
 
 
 class Option(NamedTuple):
@@ -655,12 +754,23 @@ def _build(
     return section(**arguments)
 
 
+def largest_request(limits: LimitSettings) -> int:
+    """Bytes of memory that the largest allowed request is charged with."""
+    return limits.request_bytes + REQUEST_OVERHEAD + EVENT_OVERHEAD * limits.events
+
+
 def _inconsistencies(settings: Settings) -> list[str]:
     problems = []
     if settings.publisher_type == "pubsub" and not settings.publisher.pubsub.project_id:
         problems.append(
             "PUBLISHER_PUBSUB_PROJECT_ID: missing; expected the project of the topics,"
             " as PUBLISHER_TYPE is pubsub"
+        )
+    retention = settings.publisher.pubsub.topic_retention_ms
+    if retention and not _PUBSUB_RETENTION[0] <= retention <= _PUBSUB_RETENTION[1]:
+        problems.append(
+            f"PUBLISHER_PUBSUB_TOPIC_RETENTION_MS: {retention}; expected 0, or a whole number from"
+            f" {_PUBSUB_RETENTION[0]} to {_PUBSUB_RETENTION[1]}"
         )
     if (
         settings.publisher_type == "kafka"
@@ -671,14 +781,14 @@ def _inconsistencies(settings: Settings) -> list[str]:
             "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS: missing; expected host:port of a broker,"
             " as PUBLISHER_TYPE is kafka"
         )
-    largest = (
-        settings.limits.request_bytes + REQUEST_OVERHEAD + EVENT_OVERHEAD * settings.limits.events
-    )
+    largest = largest_request(settings.limits)
     if settings.worker.buffer_max_bytes < largest:
         problems.append(
             f"WORKER_BUFFER_MAX_BYTES: {settings.worker.buffer_max_bytes}; expected at least"
             f" {largest}, for one request of LIMIT_REQUEST_BYTES with LIMIT_EVENTS events"
         )
+    if settings.event.ack == 2 and not settings.journal_enabled:
+        problems.append("JOURNAL_ENABLED: false; expected true or auto, as EVENT_ACK is 2")
     if not settings.metric.prometheus_path.startswith("/"):
         problems.append(
             f"METRIC_PROMETHEUS_PATH: {settings.metric.prometheus_path!r};"

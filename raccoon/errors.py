@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _DISTINCT_REASONS = 3
 _REASON_LENGTH = 200
@@ -37,10 +37,14 @@ class LimitError(BadRequestError):
 
 
 class Overloaded(RaccoonError):  # noqa: N818 - a state that passes, not a fault
-    """Admission was refused: nothing was kept, and the client may retry."""
+    """Admission was refused: nothing was kept, and the client may retry.
 
-    def __init__(self) -> None:
-        super().__init__("overloaded, retry")
+    Args:
+        reason: what there is no room in, or none for the queue.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(f"overloaded, retry: {reason}" if reason else "overloaded, retry")
 
 
 class PublishError(RaccoonError):
@@ -51,9 +55,17 @@ class PublishError(RaccoonError):
         total: how many events the request holds.
         reasons: one text for each failed event, repeated texts allowed; the message shows
             the first few distinct ones.
+        lasting: how many events of each type failed, where no attempt can ever deliver any of
+            them; else none.
     """
 
-    def __init__(self, failed: int, total: int, reasons: Sequence[str]) -> None:
+    def __init__(
+        self,
+        failed: int,
+        total: int,
+        reasons: Sequence[str],
+        lasting: Mapping[str, int] | None = None,
+    ) -> None:
         distinct = list(dict.fromkeys(reasons))
         shown = "; ".join(reason[:_REASON_LENGTH] for reason in distinct[:_DISTINCT_REASONS])
         if len(distinct) > _DISTINCT_REASONS:
@@ -61,3 +73,4 @@ class PublishError(RaccoonError):
         super().__init__(f"{failed} of {total} events failed: {shown}")
         self.failed = failed
         self.total = total
+        self.lasting = lasting or {}

@@ -33,6 +33,34 @@ class ICollector(Interface):
         """Call `resume` once when a refused client may push again."""
 
 
+class IJournal(Interface):
+    """Keeps requests on disk until they are delivered; for the reactor thread."""
+
+    bridges_outages: bool = Attribute("requests are taken while the destination is away")
+    in_transit_events: int = Attribute("events on their way to the disk, and in no other place")
+
+    def refusal(size: int) -> str | None:
+        """Why a request of `size` bytes cannot be taken now, or None."""
+
+    def memory_left(used: int) -> int:
+        """Bytes of requests that may be in memory beside the disk, where `used` are."""
+
+    def not_ready() -> list[str]:
+        """Why no request should be sent here now; empty where there is room."""
+
+    def add(request: CollectRequest, in_memory: bool) -> None:
+        """Write a CollectRequest, then fire its `acknowledged` where there is one.
+
+        Without `in_memory` the journal brings it back for delivery.
+        """
+
+    def delivered(request: CollectRequest) -> None:
+        """A request with an `entry` was delivered."""
+
+    def keep(request: CollectRequest, error: PublishError) -> bool:
+        """Take back a request whose delivery failed; False: its failure is final."""
+
+
 class IPublisher(Interface):
     """A destination. Plain blocking code: constructed, started and called in worker threads.
 
@@ -69,6 +97,16 @@ class IPublisher(Interface):
 
         Returns:
             How many events are undelivered, exactly.
+        """
+
+
+class IOrderedPublisher(IPublisher):
+    """A publisher that may be asked to keep order between groups (EVENT_PARTITION_KEY)."""
+
+    def expect(requests: Sequence[CollectRequest]) -> None:
+        """`publish` will be called with this very list, in a thread, and perhaps out of order.
+
+        Called on the reactor thread, in the order in which the groups left the queue.
         """
 
 

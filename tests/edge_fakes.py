@@ -453,14 +453,29 @@ class FakeCollector:
 
 
 class Edge:
-    """The HTTP port of one server: REST and WebSocket on a fake collector and a clock."""
+    """The HTTP port of one server: REST and WebSocket on a clock.
 
-    def __init__(self, settings: Settings | None = None, ack: int = 1) -> None:
+    Args:
+        settings: the configuration.
+        ack: the fake collector's level.
+        clock: which stands at NOW, if not one of its own.
+        metrics: not fake ones.
+        collector: not a fake one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        ack: int = 1,
+        clock: Clock | None = None,
+        metrics: Any = None,
+        collector: Any = None,
+    ) -> None:
         settings = settings or Settings()
-        self.clock = Clock()
-        self.clock.advance(NOW)
-        self.metrics = FakeMetrics()
-        self.collector = FakeCollector(ack)
+        self.clock = clock or Clock()
+        self.clock.advance(NOW - self.clock.seconds())
+        self.metrics = metrics or FakeMetrics()
+        self.collector = collector or FakeCollector(ack)
         self.json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
         self.protobuf = Codec(
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
@@ -646,15 +661,19 @@ def read_answer(frame: Frame) -> dict[str, Any]:
 class FakeMessage:
     """confluent_kafka's Message, as a delivery report has it."""
 
-    def __init__(self, topic: str, value: bytes) -> None:
+    def __init__(self, topic: str, value: bytes, key: str | bytes | None) -> None:
         self._topic = topic
         self._value = value
+        self._key = key
 
     def topic(self) -> str:
         return self._topic
 
     def value(self) -> bytes:
         return self._value
+
+    def key(self) -> str | bytes | None:
+        return self._key
 
 
 class FakeProducer:
@@ -677,6 +696,8 @@ class FakeProducer:
         self._errors: list[KafkaError] = []
         self._broken = False
         self.accepted: list[tuple[str, bytes]] = []
+        self.keys: dict[bytes, str | bytes | None] = {}
+        self.headers: dict[bytes, dict[str, str]] = {}
         self.refusals: dict[bytes, int] = {}
         self.failures: dict[bytes, int] = {}
         self.held: set[bytes] = set()
@@ -717,13 +738,28 @@ class FakeProducer:
                 else:
                     self._queue.append((value, options["callback"]))
                     self.accepted.append((topic, value))
+                    if "key" in message:
+                        self.keys[value] = message["key"]
                     self._topics[value] = topic
                     taken += 1
             self._changed.notify_all()
         return taken
 
-    def produce(self, topic: str, value: bytes, on_delivery: Callable[..., None]) -> None:
-        self.produce_batch(topic, [{"value": value}], callback=on_delivery)
+    def produce(
+        self,
+        topic: str,
+        value: bytes,
+        key: str | bytes | None = None,
+        *,
+        on_delivery: Callable[..., None],
+        headers: dict[str, str],
+    ) -> None:
+        message: dict[str, Any] = {"value": value, "key": key}
+        self.headers[value] = headers
+        if not self.produce_batch(topic, [message], callback=on_delivery):
+            if message["_error"].code() == KafkaError._QUEUE_FULL:
+                raise BufferError
+            raise KafkaException(message["_error"])
 
     def poll(self, timeout: float) -> int:
         with self._changed:
@@ -758,7 +794,7 @@ class FakeProducer:
             self._queue = [entry for entry in self._queue if entry[0] in self.held]
         for value, callback in due:
             code = self.failures.get(value)
-            message = FakeMessage(self._topics[value], value)
+            message = FakeMessage(self._topics[value], value, self.keys.get(value))
             callback(None if code is None else KafkaError(code), message)
         for _, callback in purged:
             callback(KafkaError(KafkaError._PURGE_QUEUE), None)

@@ -27,6 +27,7 @@ class Metric(NamedTuple):
 
 _GROUP = ("conn_group",)
 _TOPIC = ("topic", "conn_group", "event_type")
+_BROKER = ("broker",)
 _STREAM = ("stream", "conn_group", "event_type")
 
 METRICS = (
@@ -65,12 +66,20 @@ METRICS = (
         "events_duplicate_total", COUNTER, ("conn_group", "reason"), "requests that were duplicates"
     ),
     Metric(
+        "events_in_duplicates_total",
+        COUNTER,
+        (),
+        "events in those requests, which events_rx_total leaves out",
+    ),
+    Metric(
         "batch_idle_in_channel_milliseconds",
         HISTOGRAM,
         ("worker",),
         "wait of a request in the queue",
     ),
     Metric("kafka_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to Kafka"),
+    Metric("pubsub_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to Pub/Sub"),
+    Metric("kinesis_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to Kinesis"),
     Metric("log_producebulk_tt_ms", HISTOGRAM, (), "one publish of a group to the log"),
     Metric("other_producebulk_tt_ms", HISTOGRAM, (), "one publish by an installed publisher"),
     Metric(
@@ -102,12 +111,116 @@ METRICS = (
         _TOPIC,
         "events larger than the broker or topic takes",
     ),
-    Metric("requests_refused_total", COUNTER, ("reason",), "requests refused: overloaded"),
+    Metric("pubsub_messages_delivered_total", COUNTER, _TOPIC, "events confirmed by Pub/Sub"),
+    Metric("pubsub_messages_undelivered_total", COUNTER, _TOPIC, "events Pub/Sub did not take"),
+    Metric(
+        "pubsub_unknown_topic_failure_total",
+        COUNTER,
+        _TOPIC,
+        "events for a topic that does not exist",
+    ),
+    Metric(
+        "pubsub_permission_failure_total",
+        COUNTER,
+        _TOPIC,
+        "events that the credentials do not allow",
+    ),
+    Metric(
+        "pubsub_unreachable_failure_total",
+        COUNTER,
+        _TOPIC,
+        "events given up as Pub/Sub did not answer",
+    ),
+    Metric(
+        "pubsub_topic_throughput_exceeded_total",
+        COUNTER,
+        _TOPIC,
+        "events over a quota of publishing until their deadline",
+    ),
+    Metric(
+        "pubsub_topics_limit_exceeded_total",
+        COUNTER,
+        _TOPIC,
+        "events whose topic could not be made: over a quota",
+    ),
+    Metric("kinesis_messages_delivered_total", COUNTER, _STREAM, "events confirmed by Kinesis"),
+    Metric("kinesis_messages_undelivered_total", COUNTER, _STREAM, "events Kinesis did not take"),
+    Metric(
+        "kinesis_unknown_stream_failure_total",
+        COUNTER,
+        _STREAM,
+        "events for a stream that does not exist",
+    ),
+    Metric(
+        "kinesis_stream_throughput_exceeded_total",
+        COUNTER,
+        _STREAM,
+        "events over the throughput of their stream until their deadline",
+    ),
+    Metric(
+        "kinesis_streams_limit_exceeded_total",
+        COUNTER,
+        _STREAM,
+        "events whose stream could not be made: over the account's limits",
+    ),
+    Metric(
+        "kinesis_message_too_large_total",
+        COUNTER,
+        _STREAM,
+        "events larger than Kinesis or their stream takes",
+    ),
+    Metric(
+        "kinesis_records_sent_again_total",
+        COUNTER,
+        ("stream",),
+        "records that were refused or not answered, and are sent again",
+    ),
+    Metric("kafka_tx_messages_total", GAUGE, (), "librdkafka: messages sent to brokers"),
+    Metric("kafka_tx_messages_bytes_total", GAUGE, (), "librdkafka: bytes of those messages"),
+    Metric("kafka_brokers_tx_total", GAUGE, _BROKER, "librdkafka: requests sent to a broker"),
+    Metric("kafka_brokers_tx_bytes_total", GAUGE, _BROKER, "librdkafka: bytes sent to a broker"),
+    Metric(
+        "kafka_brokers_rtt_average_milliseconds",
+        GAUGE,
+        _BROKER,
+        "librdkafka: round trip to a broker in the last interval that had one",
+    ),
+    Metric(
+        "requests_refused_total",
+        COUNTER,
+        ("reason",),
+        "requests refused: overloaded, or journal where it is full or cannot be written",
+    ),
     Metric("events_refused_total", COUNTER, ("reason",), "events in refused requests"),
     Metric("events_delivered_total", COUNTER, (), "events whose request was confirmed"),
     Metric("events_failed_total", COUNTER, (), "events whose delivery failed"),
     Metric("events_waiting_current", GAUGE, (), "events accepted and without an outcome"),
     Metric("requests_waiting_current", GAUGE, (), "requests accepted and without an outcome"),
+    Metric(
+        "queue_fullness_current", GAUGE, (), "0 to 1: how much of the room for requests is taken"
+    ),
+    Metric("ready_current", GAUGE, (), "1 where /readyz says so, else 0"),
+    Metric("connections_limit_current", GAUGE, (), "live WebSocket connections at most"),
+    Metric("journal_requests_current", GAUGE, (), "requests that wait in the journal alone"),
+    Metric("journal_events_current", GAUGE, (), "events of those requests"),
+    Metric("journal_bytes_current", GAUGE, (), "bytes of disk that the journal takes"),
+    Metric(
+        "journal_oldest_age_seconds_current", GAUGE, (), "age of the oldest request waiting there"
+    ),
+    Metric("journal_commit_ms", HISTOGRAM, (), "one commit of the journal"),
+    Metric(
+        "journal_recovered_events_total",
+        COUNTER,
+        (),
+        "events found waiting at the start, or taken back from the dead letters",
+    ),
+    Metric(
+        "journal_replayed_events_total", COUNTER, (), "events delivered after a wait in the journal"
+    ),
+    Metric("journal_dead_lettered_events_total", COUNTER, (), "events that can never be delivered"),
+    Metric("journal_dead_letters_current", GAUGE, (), "requests in the dead letters"),
+    Metric("journal_lost_events_total", COUNTER, (), "events in damaged files, unreadable"),
+    Metric("journal_segments_damaged_total", COUNTER, (), "files of the journal set aside"),
     Metric("events_left_at_shutdown_current", GAUGE, (), "events undelivered when the flush ended"),
     Metric("destination_reachable_current", GAUGE, (), "1 where the destination answers, else 0"),
     Metric("reactor_lateness_milliseconds", HISTOGRAM, (), "how late the reactor ran a timer"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from zope.interface import implementer
@@ -21,8 +22,37 @@ _LABEL_LENGTH = 128
 Labels = tuple[str, ...]
 
 
+class Snapshot(Collector):
+    """All values of one moment.
+
+    Attributes:
+        values: counters and gauges by name and labels.
+        histograms: likewise the sum, then how many values fell into each bucket.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Mapping[Labels, float]],
+        histograms: Mapping[str, Mapping[Labels, list[float]]],
+    ) -> None:
+        self.values = values
+        self.histograms = histograms
+
+    def expose(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self)
+
+    def collect(self) -> Iterable[Family]:
+        """All metrics as prometheus_client's families."""
+        for metric in METRICS:
+            if metric.kind == HISTOGRAM:
+                yield _histogram_family(metric, self.histograms[metric.name])
+            else:
+                yield _value_family(metric, self.values[metric.name])
+
+
 @implementer(IMetrics)
-class Metrics(Collector):
+class Metrics:
     """Counts by name and label values.
 
     A label whose value a client chooses takes `label_values` distinct values, and a metric with
@@ -36,7 +66,6 @@ class Metrics(Collector):
     """
 
     def __init__(self, label_values: int = 100) -> None:
-        self.registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._label_values = label_values
         self._max_series = label_values * _SERIES_PER_VALUE
@@ -51,7 +80,6 @@ class Metrics(Collector):
                 self._histograms[metric.name] = {}
             else:
                 self._values[metric.name] = {} if metric.labels else {(): 0.0}
-        self.registry.register(self)
 
     def count(self, name: str, value: float, labels: Labels = ()) -> None:
         """Add `value` to the counter `name`."""
@@ -81,23 +109,28 @@ class Metrics(Collector):
             histogram[0] += value
             histogram[1 + bisect_left(self._table[name].buckets, value)] += 1
 
+    def add(self, name: str, values: Sequence[float], labels: Labels = ()) -> None:
+        """Add what was observed elsewhere to the histogram `name`: the sum, then the buckets."""
+        histograms = self._histograms[name]
+        with self._lock:
+            if labels not in histograms:
+                labels = self._series(name, labels, histograms)
+            histograms[labels][:] = map(operator.add, histograms[labels], values)
+
+    def snapshot(self) -> Snapshot:
+        """All values as they are now; what is counted meanwhile waits."""
+        with self._lock:
+            return Snapshot(
+                {name: dict(series) for name, series in self._values.items()},
+                {
+                    name: {labels: list(values) for labels, values in series.items()}
+                    for name, series in self._histograms.items()
+                },
+            )
+
     def expose(self) -> bytes:
         """All metrics in Prometheus's text format."""
-        return generate_latest(self.registry)
-
-    def collect(self) -> Iterable[Family]:
-        """All metrics as prometheus_client's families."""
-        for metric in METRICS:
-            with self._lock:
-                if metric.kind == HISTOGRAM:
-                    kept = self._histograms[metric.name]
-                    histograms = {labels: list(values) for labels, values in kept.items()}
-                else:
-                    series = dict(self._values[metric.name])
-            if metric.kind == HISTOGRAM:
-                yield _histogram_family(metric, histograms)
-            else:
-                yield _value_family(metric, series)
+        return self.snapshot().expose()
 
     def _series(
         self, name: str, labels: Labels, series: dict[Labels, float] | dict[Labels, list[float]]
@@ -126,7 +159,7 @@ class Metrics(Collector):
         return value
 
 
-def _value_family(metric: Metric, series: dict[Labels, float]) -> Family:
+def _value_family(metric: Metric, series: Mapping[Labels, float]) -> Family:
     # A counter whose name does not end in _total would be exposed with it: the name goes before
     # the type.
     counter = metric.kind == COUNTER and metric.name.endswith("_total")
@@ -138,7 +171,7 @@ def _value_family(metric: Metric, series: dict[Labels, float]) -> Family:
     return family
 
 
-def _histogram_family(metric: Metric, series: dict[Labels, list[float]]) -> Family:
+def _histogram_family(metric: Metric, series: Mapping[Labels, list[float]]) -> Family:
     family = Family(metric.name, metric.meaning, "histogram")
     bounds = [*(f"{bound:g}" for bound in metric.buckets), "+Inf"]  # as Go's client writes them
     for labels, values in series.items():

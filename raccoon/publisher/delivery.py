@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -19,11 +20,27 @@ class Failure(NamedTuple):
         reason: for the client and the log.
         counter: the metric that counts events which failed so, or none.
         abandoned: they were given up because the publisher closed.
+        lasting: no attempt can ever deliver them.
     """
 
     reason: str
     counter: str = ""
     abandoned: bool = False
+    lasting: bool = False
+
+
+def outcome_of(failures: Sequence[tuple[str, int, Failure]], total: int) -> PublishError | None:
+    """The outcome of a request of `total` events with these (event type, events, why)."""
+    if not failures:
+        return None
+    reasons: list[str] = []
+    lasting: Counter[str] = Counter()
+    for event_type, events, failure in failures:
+        reasons += [failure.reason] * events
+        if failure.lasting:
+            lasting[event_type] += events
+    failed = len(reasons)
+    return PublishError(failed, total, reasons, lasting if lasting.total() == failed else None)
 
 
 class Group:
@@ -96,7 +113,7 @@ class CountedDelivery(Delivery):
         failures: (event type, events, why) of each part that failed.
     """
 
-    __slots__ = ("_left", "deadline", "failures")
+    __slots__ = ("_left", "_left_of", "deadline", "failures")
 
     def __init__(
         self,
@@ -109,13 +126,26 @@ class CountedDelivery(Delivery):
         self.deadline = deadline
         self.failures: list[tuple[str, int, Failure]] = []
         self._left = len(request.types)
+        self._left_of = Counter(request.types)
 
     def settle(self, event_type: str, events: int, failure: Failure | None) -> None:
-        """So many events of a type were delivered, or failed."""
+        """So many events of a type were delivered, or failed; after `give_up` it does nothing."""
         with self.group.lock:
+            if not self._left:
+                return
             if failure is not None:
                 self.failures.append((event_type, events, failure))
+            self._left_of[event_type] -= events
             self._left -= events
             last = self._left == 0
         if last:
+            self.finish()
+
+    def give_up(self, failure: Failure) -> None:
+        """Every event that is not settled yet failed."""
+        with self.group.lock:
+            left, self._left = self._left, 0
+            if left:
+                self.failures += [(kind, n, failure) for kind, n in self._left_of.items() if n]
+        if left:
             self.finish()

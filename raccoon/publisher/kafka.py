@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +16,12 @@ from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError, StartError
-from raccoon.interfaces import IPublisher, Outcome
+from raccoon.interfaces import IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
+from raccoon.publisher.delivery import Delivery, Group
+from raccoon.publisher.kafka_log import ClientLog
+from raccoon.publisher.kafka_stats import Statistics
+from raccoon.publisher.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +50,21 @@ _UNKNOWN_TOPIC = frozenset(
     }
 )
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
+_LASTING = _UNKNOWN_TOPIC | _TOO_LARGE
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 _UNREACHABLE = frozenset({KafkaError._ALL_BROKERS_DOWN})
+_WHY_UNREACHABLE = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._SSL, KafkaError._AUTHENTICATION}
+)
+
+# Kafka has no limit of its own for a key; it travels with each event.
+_KEY_BYTES = 1024
+
+Headers = dict[str, Any]
+
+# The producers, by what they are for.
+_MAIN = "main"
+_ALONE = "alone"
 
 # With these the publisher cannot keep its contract.
 _RESERVED = {
@@ -56,91 +73,69 @@ _RESERVED = {
 }
 
 
-class _Group:
-    """Counts down the requests of one publish and wakes its thread."""
-
-    __slots__ = ("done", "lock", "pending")
-
-    def __init__(self, size: int) -> None:
-        self.pending = size
-        self.lock = threading.Lock()
-        self.done = threading.Event()
-
-
-class _Delivery:
-    """One request on its way: collects the delivery reports of its events.
+class _Delivery(Delivery):
+    """Collects the delivery reports of a request's events.
 
     `report` runs in the poller thread only, `handed_over` in the publishing thread; whichever
     sees the last event finishes the delivery.
     """
 
-    __slots__ = ("_expected", "_finished", "_group", "_publisher", "_reported", "errors", "future",
-                 "outcome", "request")  # fmt: skip
+    __slots__ = ("_expected", "_publisher", "_reported", "errors")
 
-    def __init__(self, publisher: KafkaPublisher, group: _Group, request: CollectRequest) -> None:
+    def __init__(self, publisher: KafkaPublisher, group: Group, request: CollectRequest) -> None:
+        super().__init__(group, request, publisher.account)
         self._publisher = publisher
-        self._group = group
         self._reported = 0
         self._expected = -1
-        self._finished = False
-        self.request = request
         self.errors: list[tuple[str, KafkaError]] = []
-        self.outcome: PublishError | None = None
-        self.future: Future[PublishError | None] | None = None
 
     def report(self, event_type: str, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._publisher.send_alone(
-                message, partial(self.report_alone, event_type)
-            ):
-                return
-            self.errors.append((event_type, error))
-        self._count_report()
+        if error is None or not self._sent_alone(event_type, None, error, message):
+            self._count_report()
+
+    def report_with(
+        self, event_type: str, headers: Headers, error: KafkaError | None, message: Message
+    ) -> None:
+        """A report does not have the headers that the event was sent with."""
+        if error is None or not self._sent_alone(event_type, headers, error, message):
+            self._count_report()
 
     def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
         if error is not None:
             self.errors.append((event_type, error))
         self._count_report()
 
+    def _sent_alone(
+        self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
+    ) -> bool:
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._publisher.send_alone(
+            message, headers, partial(self.report_alone, event_type)
+        ):
+            return True
+        self.errors.append((event_type, error))
+        return False
+
     def _count_report(self) -> None:
         self._reported += 1
         if self._reported == self._expected:
-            self._finish()
+            self.finish()
 
     def handed_over(self, accepted: int) -> None:
         self._expected = accepted
         if self._reported == accepted:
-            self._finish()
-
-    def result(self) -> Outcome:
-        with self._group.lock:
-            if self._finished:
-                return self.outcome
-            self.future = Future()
-            return self.future
-
-    def _finish(self) -> None:
-        group = self._group
-        with group.lock:
-            if self._finished:
-                return
-            self._finished = True
-            self.outcome = self._publisher.account(self)
-            group.pending -= 1
-            last = group.pending == 0
-            future = self.future
-        if last:
-            group.done.set()
-        if future is not None:
-            future.set_result(self.outcome)
+            self.finish()
 
 
-@implementer(IPublisher)
+@implementer(IOrderedPublisher)
 class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on and
     linger.ms is 2 unless the user's options say otherwise.
+
+    With a partition key the events of a key reach librdkafka in the order in which they came, and
+    an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
+    events of its key: to keep the order there, all of them would have to fail.
     """
 
     name = "kafka"
@@ -156,15 +151,22 @@ class KafkaPublisher:
         self.destination = f"Kafka at {servers}, topics {pattern}"
         self.reachable = True
         self._announced: bool | None = None
+        self._last_trouble = ""
         self._message_timeout = _message_timeout(self._client)
-        self._options: dict[str, Any] = {}
         self._producer: Producer
         self._single: Producer | None = None
+        self._statistics = Statistics(context.metrics)
+        keyed = context.settings.event.partition_key != "none"
+        self._turns = Turns() if keyed else None
+        # By type `_produce` keeps the order only where each type has a topic of its own.
+        each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
+        self._hand_over = self._produce_each if each else self._produce
+        self._handing_over = 0
         self._poller = threading.Thread(target=self._poll, name="kafka-poller", daemon=True)
         self._closing = threading.Event()
-        self._failed_for_good = False
+        self._failed_for_good: set[str] = set()
         self._left = 0
-        self._left_lock = threading.Lock()
+        self._lock = threading.Lock()
 
     def start(self) -> None:
         """Create the producer and the thread that serves its reports.
@@ -183,27 +185,45 @@ class KafkaPublisher:
             raise StartError(f"Kafka client options: {error}") from None
         self._poller.start()
 
+    def expect(self, requests: Sequence[CollectRequest]) -> None:
+        """This group is next in order; see IOrderedPublisher."""
+        if self._turns is not None:
+            self._turns.expect(requests)
+
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = _Group(len(requests))
+        group = Group(len(requests))
         deliveries = [_Delivery(self, group, request) for request in requests]
-        for delivery in deliveries:
-            self._produce(delivery)
+        with self._lock:
+            self._handing_over += 1
+        try:
+            with nullcontext() if self._turns is None else self._turns.take(requests):
+                for delivery in deliveries:
+                    self._hand_over(delivery)
+        finally:
+            with self._lock:
+                self._handing_over -= 1
         group.done.wait(PATIENCE)
         return [delivery.result() for delivery in deliveries]
 
     def close(self, timeout: float) -> int:
         """Flush, then purge what is left; see IPublisher."""
+        deadline = time.monotonic() + timeout
         self._closing.set()
-        self._poller.join(_POLL + _PROBE_TIMEOUT + 1)
-        for producer in (self._producer, self._single):
-            if producer is not None:
-                producer.flush(timeout)
-                producer.purge()
-                producer.flush(_LAST_REPORTS)
+        self._poller.join(_POLL + _PROBE_TIMEOUT + _LAST_REPORTS + 1)
+        # What is handed over after the purge would have no report, ever.
+        while self._handing_over:
+            time.sleep(_FULL_QUEUE_PAUSE)
+        producers = [self._producer, *([] if self._single is None else [self._single])]
+        for producer in producers:
+            producer.flush(max(deadline - time.monotonic(), 0))
+        for producer in producers:
+            _give_up(producer)
         return self._left
 
-    def send_alone(self, message: Message, report: Callable[..., None]) -> bool:
+    def send_alone(
+        self, message: Message, headers: Headers | None, report: Callable[..., None]
+    ) -> bool:
         """Send an event again in a batch of its own.
 
         A broker refuses a whole batch for its size, and librdkafka then fails every event in it:
@@ -219,9 +239,18 @@ class KafkaPublisher:
                 self._single = self._create({"batch.num.messages": 1, "linger.ms": 0})
             topic = message.topic()
             assert topic is not None
-            self._single.produce(topic, message.value(), on_delivery=report)
+            self._single.produce(
+                topic, message.value(), message.key(), on_delivery=report, headers=headers or {}
+            )
         except (KafkaException, BufferError):
             return False
+        if self._turns is not None:
+            _log.warning(
+                "a batch for %s was too large, its events are sent alone and may come behind later"
+                " ones of their keys; %s below the topic's max.message.bytes prevents it",
+                topic,
+                _variable("batch.size"),
+            )
         return True
 
     def account(self, delivery: _Delivery) -> PublishError | None:
@@ -242,16 +271,21 @@ class KafkaPublisher:
                 self._announce(True)
             return None
         reasons = [self._reason(event_type, error) for event_type, error in delivery.errors]
-        return PublishError(len(reasons), len(request.types), reasons)
+        lasts = all(error.code() in _LASTING for _, error in delivery.errors)
+        return PublishError(len(reasons), len(request.types), reasons, failed if lasts else None)
 
     def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
         """A producer, idempotent unless the user's options exclude it."""
+        name = _ALONE if besides else _MAIN
+        interval = self._context.settings.metric.runtime_stats_record_interval_ms
         options: dict[str, Any] = {
+            "statistics.interval.ms": interval,
             **({} if _LINGER & self._client.keys() else {"linger.ms": _LINGER_MS}),
             **self._client,
             **besides,
-            "error_cb": self._on_error,
-            "logger": logging.getLogger(f"{__name__}.librdkafka"),
+            "error_cb": partial(self._on_error, name),
+            "stats_cb": partial(self._statistics.record, name),
+            "logger": ClientLog(),
         }
         if "enable.idempotence" not in self._client:
             try:
@@ -272,6 +306,10 @@ class KafkaPublisher:
             by_type.setdefault(event_type, []).append({"value": payload})
         accepted = 0
         for event_type, messages in by_type.items():
+            if self._turns is not None:
+                key = self._context.partition_key(request, event_type, _KEY_BYTES)
+                for message in messages:
+                    message["key"] = key
             accepted += self._produce_batch(delivery, event_type, messages)
         delivery.handed_over(accepted)
 
@@ -280,7 +318,8 @@ class KafkaPublisher:
     ) -> int:
         """Hand events of one type to librdkafka, waiting while its queue is full.
 
-        Returns how many it took; for the others no report will come.
+        Of a batch for which there is not enough room it takes the first ones, so that the order
+        is kept. Returns how many it took; for the others no report will come.
         """
         topic = self._context.route(event_type)
         report = partial(delivery.report, event_type)
@@ -309,8 +348,60 @@ class KafkaPublisher:
             if time.monotonic() > deadline:
                 delivery.errors.extend((event_type, message["_error"]) for message in full)
                 return accepted
-            messages = [{"value": message["value"]} for message in full]
+            for message in full:
+                del message["_error"]
+            messages = full
             time.sleep(_FULL_QUEUE_PAUSE)
+
+    def _produce_each(self, delivery: _Delivery) -> None:
+        """Hand events to librdkafka one by one, with keys and headers; a batch takes no headers.
+
+        Waits while its queue is full, so that no event gets past another.
+        """
+        request = delivery.request
+        deadline = time.monotonic() + self._message_timeout
+        known: dict[str, tuple[str, str | None]] = {}
+        accepted = 0
+        for index, event_type in enumerate(request.types):
+            if event_type not in known:
+                known[event_type] = (
+                    self._context.route(event_type),
+                    self._context.partition_key(request, event_type, _KEY_BYTES),
+                )
+            topic, key = known[event_type]
+            headers: Headers = self._context.metadata(request, index) or {}
+            report = partial(delivery.report_with, event_type, headers)
+            error = self._produce_one(
+                deadline, topic, request.payloads[index], key, headers, report
+            )
+            if error is None:
+                accepted += 1
+            else:
+                delivery.errors.append((event_type, error))
+        delivery.handed_over(accepted)
+
+    def _produce_one(
+        self,
+        deadline: float,
+        topic: str,
+        payload: bytes,
+        key: str | None,
+        headers: Headers,
+        report: Callable[..., None],
+    ) -> KafkaError | None:
+        while not self._closing.is_set():
+            try:
+                self._producer.produce(topic, payload, key, on_delivery=report, headers=headers)
+            except BufferError:
+                if time.monotonic() > deadline:
+                    return KafkaError(KafkaError._QUEUE_FULL)
+                time.sleep(_FULL_QUEUE_PAUSE)
+            except KafkaException as error:
+                refusal: KafkaError = error.args[0]
+                return refusal
+            else:
+                return None
+        return KafkaError(KafkaError._PURGE_QUEUE)
 
     def _count_failure(self, event_type: str, group: str, error: KafkaError) -> None:
         topic = self._context.route(event_type)
@@ -323,7 +414,7 @@ class KafkaPublisher:
             labels = (topic, group, event_type)
             self._metrics.count("kafka_message_too_large_total", 1, labels)
         if self._closing.is_set():
-            with self._left_lock:
+            with self._lock:
                 self._left += 1
 
     def _reason(self, event_type: str, error: KafkaError) -> str:
@@ -344,7 +435,9 @@ class KafkaPublisher:
             self._producer.poll(_POLL if self._single is None else _POLL_BOTH)
             if self._single is not None:
                 self._single.poll(0)
-            if self._failed_for_good:
+            if _ALONE in self._failed_for_good:
+                self._drop_single()
+            if _MAIN in self._failed_for_good:
                 self._replace()
             elif self._announced is not True and time.monotonic() >= next_probe:
                 self._probe()
@@ -354,6 +447,7 @@ class KafkaPublisher:
         try:
             self._producer.list_topics(timeout=_PROBE_TIMEOUT)
         except KafkaException:
+            self._producer.poll(0)  # perhaps it says why
             self._announce(False)
         else:
             self._announce(True)
@@ -366,18 +460,28 @@ class KafkaPublisher:
             _log.error("no new Kafka producer yet: %s", _text(error.args[0]))
             time.sleep(_POLL)
             return
-        self._failed_for_good = False
+        self._failed_for_good.discard(_MAIN)
         spent, self._producer = self._producer, fresh
-        spent.purge()
-        spent.flush(_LAST_REPORTS)
+        _give_up(spent)
+        self._statistics.retire(_MAIN)
         _log.warning("the Kafka producer was replaced after a fatal error")
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _drop_single(self) -> None:
+        """Likewise for the second producer, which is made when it is next needed."""
+        self._failed_for_good.discard(_ALONE)
+        spent, self._single = self._single, None
+        if spent is not None:
+            _give_up(spent)
+            self._statistics.retire(_ALONE)
+
+    def _on_error(self, producer: str, error: KafkaError) -> None:
         if error.fatal():
-            self._failed_for_good = True
+            self._failed_for_good.add(producer)
             _log.error("fatal Kafka error: %s", _text(error))
         elif error.code() in _UNREACHABLE:
             self._announce(False)
+        elif error.code() in _WHY_UNREACHABLE:
+            self._last_trouble = _text(error)
 
     def _announce(self, reachable: bool) -> None:
         if reachable == self._announced:
@@ -385,9 +489,17 @@ class KafkaPublisher:
         self._announced = self.reachable = reachable
         self._metrics.gauge("destination_reachable_current", float(reachable), ())
         if reachable:
+            self._last_trouble = ""
             _log.info("%s answers", self.destination)
         else:
-            _log.error("%s does not answer; trying on", self.destination)
+            trouble = self._last_trouble and f": {self._last_trouble}"
+            _log.error("%s does not answer; trying on%s", self.destination, trouble)
+
+
+def _give_up(producer: Producer) -> None:
+    """Have all that a producer still holds reported as purged."""
+    producer.purge()
+    producer.flush(_LAST_REPORTS)
 
 
 def _message_timeout(client: Mapping[str, str]) -> float:

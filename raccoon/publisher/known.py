@@ -21,6 +21,8 @@ _ASKING = 1000
 class Known:
     """Asks in other threads, so that a name not seen before delays no other.
 
+    Those who ask for a name are answered in the order in which they asked.
+
     Args:
         check: finds out, blocking, until the deadline given: None for a name that is there (or
             now is), else the failure of events for it and whether that answer holds for a while.
@@ -87,16 +89,26 @@ class Known:
             failure, lasts = self._check(name, deadline)
         except Exception as error:  # whatever a driver raises, those who wait are answered
             failure, lasts = Failure(str(error)), False
+        # Those who ask meanwhile are answered after those who asked before: a name turns known,
+        # and so is answered at once, only when none waits.
+        while waiting := self._waiting(name, failure, lasts):
+            for then in waiting:
+                then(failure)
+
+    def _waiting(self, name: str, failure: Failure | None, lasts: bool) -> list[Then]:
+        """Those who wait for a name, each once; when there are none, its answer is kept."""
         with self._lock:
-            waiting = self._asking.pop(name)
+            if waiting := self._asking[name]:
+                self._asking[name] = []
+                return waiting
+            del self._asking[name]
             if failure is None:
                 self._refused.pop(name, None)
                 _remember(self._known, name, None, self._known_max)
             elif lasts:
                 entry = (self._seconds() + self._refused_seconds, failure)
                 _remember(self._refused, name, entry, self._refused_max)
-        for then in waiting:
-            then(failure)
+        return []
 
 
 def _remember(names: OrderedDict[str, Any], name: str, value: Any, most: int) -> None:

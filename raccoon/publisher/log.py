@@ -5,29 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import orjson
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
 from raccoon.interfaces import IPublisher
+from raccoon.payload import show
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.rawproto import render
 
-_LENGTH = 1000
 _log = logging.getLogger(__name__)
-
-
-def show(payload: bytes) -> tuple[str, str]:
-    """An event's bytes for a person: (form, text), the text of at most 1,000 characters.
-
-    JSON as it is, else protobuf field by field, else hex.
-    """
-    try:
-        form, text = "json", orjson.dumps(orjson.loads(payload)).decode()
-    except orjson.JSONDecodeError:
-        fields = render(payload)
-        form, text = ("hex", payload.hex()) if fields is None else ("protobuf", "{" + fields + "}")
-    return form, text if len(text) <= _LENGTH else text[:_LENGTH] + "…"
 
 
 @implementer(IPublisher)

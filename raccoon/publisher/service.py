@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 from raccoon.collector import CollectRequest
-from raccoon.interfaces import IPublisher, Outcome
+from raccoon.interfaces import IOrderedPublisher, IPublisher, Outcome
 
 
 class PublisherService(Service):
@@ -26,6 +26,7 @@ class PublisherService(Service):
     def __init__(self, reactor: Any, publisher: IPublisher, pool_size: int) -> None:
         self._reactor = reactor
         self.publisher = publisher
+        self._ordered: Any = publisher if IOrderedPublisher.providedBy(publisher) else None
         self._pool_size = pool_size
         self._pool: ThreadPool | None = None
 
@@ -44,6 +45,8 @@ class PublisherService(Service):
     def publish(self, requests: Sequence[CollectRequest]) -> Deferred[Sequence[Outcome]]:
         """Deliver a group in a thread; fires with one outcome for each request."""
         assert self._pool is not None
+        if self._ordered is not None:
+            self._ordered.expect(requests)
         return deferToThreadPool(self._reactor, self._pool, self.publisher.publish, requests)
 
     @inlineCallbacks

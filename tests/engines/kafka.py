@@ -18,9 +18,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -35,6 +36,9 @@ _DOWNLOAD_SECONDS = 600
 _READ_SECONDS = 30
 _PARTITIONS = 3
 _LOG_TAIL = 2000
+USER = "raccoon"
+PASSWORD = "kept-from-every-log"
+_SCRAM_USER = f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"
 # A short start counts for more than throughput here.
 _JVM = (
     "-Xms512m",
@@ -49,6 +53,17 @@ class EngineError(Exception):
     """The broker cannot be run; the message is one line."""
 
 
+class Record(NamedTuple):
+    """One record of a topic; `produced_at` is Unix seconds by the producer's clock."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes
+    headers: dict[str, bytes]
+    produced_at: float
+
+
 class KafkaBroker:
     """A broker on 127.0.0.1 whose data and port outlive its process.
 
@@ -57,6 +72,14 @@ class KafkaBroker:
         port: where clients connect; free ones are found for None.
         auto_create: whether a topic is made when it is first used.
         partitions: of a topic made so.
+        jvm: options of Java; by default those for a short start.
+        properties: more of the broker's configuration.
+        secure: has three more listeners, which know USER and PASSWORD where they ask: `ssl`,
+            `sasl_ssl` (SCRAM-SHA-512) and `sasl_plaintext` (PLAIN). The certificate signs itself.
+
+    Attributes:
+        bootstrap: its address for clients, in plain text.
+        certificate: the file that clients of `ssl` and `sasl_ssl` trust.
     """
 
     def __init__(
@@ -66,13 +89,24 @@ class KafkaBroker:
         *,
         auto_create: bool = True,
         partitions: int = _PARTITIONS,
+        jvm: Sequence[str] = _JVM,
+        properties: Mapping[str, object] | None = None,
+        secure: bool = False,
     ) -> None:
         self.directory = directory
         self.port = port or free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
+        self.certificate = directory / "certificate.pem"
+        self._secure = (
+            {name: f"127.0.0.1:{free_port()}" for name in ("ssl", "sasl_ssl", "sasl_plaintext")}
+            if secure
+            else {}
+        )
         self._controller_port = free_port()
         self._auto_create = auto_create
         self._partitions = partitions
+        self._jvm = jvm
+        self._more = properties or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> KafkaBroker:
@@ -95,23 +129,26 @@ class KafkaBroker:
         """
         libraries = _libraries()
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self._secure and not self.certificate.exists():
+            make_certificate(self.certificate, self.directory / "keystore.pem")
         properties = self.directory / "server.properties"
         properties.write_text(self._properties())
         if not (self.directory / "data").is_dir():
             identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             _run(
                 [
-                    *_java(libraries),
+                    *self._java(libraries),
                     "kafka.tools.StorageTool",
                     "format",
                     f"--cluster-id={identity}",
                     f"--config={properties}",
+                    *(["--add-scram", _SCRAM_USER] if self._secure else []),
                 ],
                 _START_SECONDS,
             )
         with open(self.directory / "log", "ab") as log:
             self._process = subprocess.Popen(
-                [*_java(libraries), "kafka.Kafka", str(properties)],
+                [*self._java(libraries), "kafka.Kafka", str(properties)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -143,6 +180,16 @@ class KafkaBroker:
             self._process.wait()
             self._process = None
 
+    def freeze(self) -> None:
+        """Let it do nothing more, its connections still open (SIGSTOP)."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def wait(self) -> int:
         """Wait until its process ends by itself; returns the exit code."""
         assert self._process is not None
@@ -151,6 +198,10 @@ class KafkaBroker:
     def log(self) -> str:
         """The end of what it wrote."""
         return (self.directory / "log").read_text(errors="replace")[-_LOG_TAIL:]
+
+    def address(self, listener: str) -> str:
+        """Where clients of one of the secure listeners connect."""
+        return self._secure[listener]
 
     def create_topic(
         self,
@@ -170,7 +221,13 @@ class KafkaBroker:
             time.sleep(0.05)
 
     def read(self, topics: Iterable[str]) -> list[tuple[str, bytes]]:
-        """Every record that the topics hold now, as (topic, value); a missing topic holds none.
+        """Every record that the topics hold now, as (topic, value); see `records`."""
+        return [(record.topic, record.value) for record in self.records(topics)]
+
+    def records(self, topics: Iterable[str]) -> list[Record]:
+        """Every record that the topics hold now; a missing topic holds none.
+
+        Those of one partition are in their order.
 
         Raises:
             EngineError: they could not be read to their ends in 30 seconds.
@@ -184,7 +241,7 @@ class KafkaBroker:
             }
         )
         deadline = time.monotonic() + _READ_SECONDS
-        records: list[tuple[str, bytes]] = []
+        records: list[Record] = []
         try:
             known = consumer.list_topics(timeout=_READ_SECONDS).topics
             left: dict[tuple[str, int], int] = {}
@@ -200,11 +257,23 @@ class KafkaBroker:
                     raise EngineError(f"{sum(left.values())} records were not read in time")
                 for message in consumer.consume(5000, 0.2):
                     if message.error() is None:
-                        records.append((message.topic(), message.value()))
+                        records.append(
+                            Record(
+                                message.topic(),
+                                message.partition(),
+                                message.key(),
+                                message.value(),
+                                dict(message.headers() or ()),
+                                message.timestamp()[1] / 1000,
+                            )
+                        )
                         left[message.topic(), message.partition()] -= 1
         finally:
             consumer.close()
         return records
+
+    def _java(self, libraries: Path) -> list[str]:
+        return [_tool("java"), *self._jvm, "-cp", f"{libraries}/*"]
 
     def _admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
@@ -217,13 +286,17 @@ class KafkaBroker:
 
     def _properties(self) -> str:
         controller = f"127.0.0.1:{self._controller_port}"
+        listeners = {"plaintext": self.bootstrap, **self._secure}
+        shown = ",".join(f"{name.upper()}://{address}" for name, address in listeners.items())
         return "\n".join(
             [
                 "process.roles=broker,controller",
                 "node.id=1",
                 f"controller.quorum.voters=1@{controller}",
-                f"listeners=PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
+                f"listeners={shown},CONTROLLER://{controller}",
+                f"advertised.listeners={shown}",
                 "controller.listener.names=CONTROLLER",
+                *(self._security() if self._secure else ()),
                 f"log.dirs={(self.directory / 'data').resolve()}",
                 f"num.partitions={self._partitions}",
                 f"auto.create.topics.enable={str(self._auto_create).lower()}",
@@ -236,18 +309,58 @@ class KafkaBroker:
                 # How long a broker that was killed is waited for before it may come back.
                 "broker.session.timeout.ms=2000",
                 "broker.heartbeat.interval.ms=300",
+                *(f"{name}={value}" for name, value in self._more.items()),
                 "",
             ]
         )
+
+    def _security(self) -> list[str]:
+        login = "org.apache.kafka.common.security"
+        return [
+            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SSL:SSL,"
+            "SASL_SSL:SASL_SSL,SASL_PLAINTEXT:SASL_PLAINTEXT",
+            "ssl.keystore.type=PEM",
+            f"ssl.keystore.location={(self.directory / 'keystore.pem').resolve()}",
+            "listener.name.sasl_ssl.sasl.enabled.mechanisms=SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config="
+            f"{login}.scram.ScramLoginModule required;",
+            "listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN",
+            "listener.name.sasl_plaintext.plain.sasl.jaas.config="
+            f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
+        ]
+
+
+def make_certificate(certificate: Path, keystore: Path) -> None:
+    """Write a certificate for 127.0.0.1 that signs itself, and it with its key as a keystore."""
+    key = keystore.with_suffix(".key")
+    _run(
+        [
+            _tool("openssl"),
+            "req",
+            "-x509",
+            "-nodes",
+            "-newkey",
+            "rsa:2048",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        _START_SECONDS,
+    )
+    keystore.write_text(key.read_text() + certificate.read_text())
+    key.unlink()
 
 
 def _has_leaders(admin: AdminClient, topic: str) -> bool:
     found = admin.list_topics(topic, timeout=_READ_SECONDS).topics[topic]
     return bool(found.partitions) and all(p.leader >= 0 for p in found.partitions.values())
-
-
-def _java(libraries: Path) -> list[str]:
-    return [_tool("java"), *_JVM, "-cp", f"{libraries}/*"]
 
 
 def _tool(name: str) -> str:

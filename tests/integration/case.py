@@ -43,11 +43,11 @@ class SharedCase(SynchronousTestCase):
         _shared.callback(end)
 
     @classmethod
-    def share_broker(cls, *, auto_create: bool = True) -> KafkaBroker:
+    def share_broker(cls, *, auto_create: bool = True, secure: bool = False) -> KafkaBroker:
         """A Kafka for the class."""
         directory = tempfile.TemporaryDirectory(prefix="raccoon-kafka-")
         cls.at_class_end(directory.cleanup)
-        broker = KafkaBroker(Path(directory.name), auto_create=auto_create)
+        broker = KafkaBroker(Path(directory.name), auto_create=auto_create, secure=secure)
         cls.at_class_end(broker.kill)
         broker.start()
         return broker

@@ -62,7 +62,7 @@ settings = load(
     {"PUBLISHER_TYPE": sys.argv[1], "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, {}
 )
 make_publisher(PublisherContext(settings, Metrics()))
-drivers = ("confluent_kafka", "google.cloud.pubsub", "google.cloud.pubsub_v1", "boto3", "botocore")
+drivers = ("confluent_kafka", "google.cloud", "google.pubsub_v1", "boto3", "botocore")
 print(json.dumps([name for name in drivers if name in sys.modules]))
 """
 
@@ -96,7 +96,7 @@ class ChoiceTests(SynchronousTestCase):
                 "PUBLISHER_TYPE: no publisher 'owl' is installed; expected one of"
             )
         )
-        self.assertIn("kafka, log", str(error))
+        self.assertIn("kafka, kinesis, log, pubsub", str(error))
 
 
 class InstalledPublisherTests(SynchronousTestCase):

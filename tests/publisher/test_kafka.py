@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -48,7 +49,8 @@ class PublisherInMemory(KafkaPublisher):
         self.alone: dict[bytes, int] = {}
 
     def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
-        producer: Any = FakeProducer(self._on_error, self._capacity)
+        on_error = partial(self._on_error, kafka._ALONE if besides else kafka._MAIN)
+        producer: Any = FakeProducer(on_error, self._capacity)
         producer.reachable = self._reachable
         if besides:
             producer.failures = self.alone
@@ -57,14 +59,24 @@ class PublisherInMemory(KafkaPublisher):
 
 
 def make_context(
-    metrics: FakeMetrics, client: dict[str, str], pattern: str = "clickstream-%s-log"
+    metrics: FakeMetrics,
+    client: dict[str, str],
+    pattern: str = "clickstream-%s-log",
+    key: str = "none",
+    metadata: bool = False,
 ) -> PublisherContext:
     """The context of a publisher with these librdkafka options."""
     settings = Settings()
+    event = attrs.evolve(
+        settings.event,
+        distribution_publisher_pattern=pattern,
+        partition_key=key,
+        metadata_enabled=metadata,
+    )
     return PublisherContext(
         attrs.evolve(
             settings,
-            event=attrs.evolve(settings.event, distribution_publisher_pattern=pattern),
+            event=event,
             publisher=attrs.evolve(settings.publisher, kafka=KafkaSettings(client=client)),
         ),
         metrics,
@@ -80,10 +92,13 @@ class KafkaTestCase(SynchronousTestCase):
         pattern: str = "clickstream-%s-log",
         capacity: int = 100_000,
         reachable: bool = True,
+        key: str = "none",
+        metadata: bool = False,
     ) -> None:
         """Start a publisher; it is closed when the test ends."""
         self.metrics = GaugeWatch()
-        context = make_context(self.metrics, {**SERVERS, **(client or {})}, pattern)
+        options = {**SERVERS, **(client or {})}
+        context = make_context(self.metrics, options, pattern, key, metadata)
         self.publisher = PublisherInMemory(context, capacity, reachable)
         self.publisher.start()
         self.addCleanup(self.publisher.close, 0)
@@ -211,6 +226,141 @@ class OutcomeTests(KafkaTestCase):
             self.assertEqual(self.metrics.total(name, labels), count, (name, labels))
 
 
+class KeyTests(KafkaTestCase):
+    """EVENT_PARTITION_KEY."""
+
+    def test_off(self) -> None:
+        """Without a key nothing is produced one by one."""
+        self.start()
+        self.publish(make_request())
+        self.assertEqual(self.producer.keys, {})
+
+    def test_keys(self) -> None:
+        """Each event is produced with the key that was chosen."""
+        events = [("click", b"1"), ("view", b"2")]
+        for choice, keys in (
+            ("connection", {b"1": "beta/anna", b"2": "beta/anna"}),
+            ("type", {b"1": "click", b"2": "view"}),
+            ("request", {b"1": "guid-1", b"2": "guid-1"}),
+        ):
+            self.start(key=choice)
+            self.publish(make_request("guid-1", events, client="anna", group="beta"))
+            self.assertEqual(self.producer.keys, keys)
+            self.assertEqual(self.producer.headers, {})  # they went in batches
+
+    def test_order_across_types(self) -> None:
+        """Events of several types that go to one topic keep their order."""
+        self.start(pattern="all", key="connection")
+        events = [("click" if n % 3 else "view", b"%d" % n) for n in range(60)]
+        self.publish(make_request(events=events[:30]), make_request(events=events[30:]))
+        self.assertEqual([value for _, value in self.producer.accepted], [v for _, v in events])
+
+    def test_order_while_the_queue_is_full(self) -> None:
+        """With no room for all of them no event gets past another."""
+        for pattern in ("%s", "all"):
+            self.start(pattern=pattern, capacity=2, key="connection")
+            payloads = [b"%d" % n for n in range(40)]
+            events = [("click", payload) for payload in payloads]
+            self.assertEqual(self.publish(make_request(events=events)), [None])
+            self.assertGreater(self.producer.full_times, 0)
+            self.assertEqual([value for _, value in self.producer.accepted], payloads)
+            self.assertEqual(set(self.producer.keys.values()), {"group/client"})
+
+    def test_real_queue(self) -> None:
+        """Of a batch that does not fit, librdkafka takes what comes before the first such event."""
+        options = {"bootstrap.servers": "broker.invalid:9092", "log_level": 0}
+        producer = Producer({**options, "queue.buffering.max.kbytes": 1})
+        messages = [{"value": bytes(size)} for size in (300, 300, 600, 100)]
+        self.assertEqual(producer.produce_batch("click", messages), 2)
+        codes = [message["_error"].code() for message in messages[2:]]
+        self.assertEqual(codes, [KafkaError._QUEUE_FULL] * 2)
+        self.assertEqual(["_error" in message for message in messages[:2]], [False, False])
+        producer.purge()
+        producer.flush(1)
+
+    def test_order_of_groups(self) -> None:
+        """Groups are produced in the order in which they were expected, whatever their threads."""
+        self.start(key="connection")
+        groups = [[make_request(events=[("click", b"%d" % n)] * 3)] for n in range(8)]
+        for group in groups:
+            self.publisher.expect(group)
+        with ThreadPoolExecutor(len(groups)) as pool:
+            list(pool.map(self.publisher.publish, reversed(groups)))
+        self.assertEqual(
+            [value for _, value in self.producer.accepted],
+            [b"%d" % n for n in range(8) for _ in range(3)],
+        )
+
+    def test_close_ends_those_that_wait_for_their_turn(self) -> None:
+        """A group that waits for another to be handed over ends when the publisher is closed."""
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start(capacity=1, key="connection")
+        self.producer.held.add(b"stuck")
+        groups = [[make_request(events=[("click", b"stuck")] * 2)] for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            publishing = [pool.submit(self.publisher.publish, group) for group in groups]
+            self.assertEqual(self.publisher.close(0.01), 6)
+            for future in publishing:
+                (outcome,) = future.result(WAIT)
+                if isinstance(outcome, Future):
+                    outcome = outcome.result(WAIT)
+                self.check_failed(outcome, 2, 2, "shutting down")
+
+    def test_refused_at_once(self) -> None:
+        """An event that the producer does not take fails alone."""
+        self.start(key="connection")
+        self.producer.refusals[b"bad"] = KafkaError.MSG_SIZE_TOO_LARGE
+        events = [("click", b"1"), ("click", b"bad"), ("click", b"2")]
+        (outcome,) = self.publish(make_request(events=events))
+        self.check_failed(outcome, 1, 3, "too large")
+        self.assertEqual([value for _, value in self.producer.accepted], [b"1", b"2"])
+
+    def test_gives_up_in_the_end(self) -> None:
+        """A queue that stays full fails what does not fit, in the time that Kafka gives it."""
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start({"delivery.timeout.ms": "30"}, "all", capacity=1, key="connection")
+        self.producer.held.add(b"1")
+        outcomes = self.publisher.publish([make_request(events=[("click", b"1"), ("click", b"2")])])
+        self.producer.release()
+        outcome = outcomes[0].result(WAIT)
+        self.check_failed(outcome, 1, 2, KafkaError(KafkaError._QUEUE_FULL).str())
+
+    def test_batch_too_large(self) -> None:
+        """What is sent again keeps its key; that its order is not kept is logged."""
+        self.start(key="connection", metadata=True)
+        self.producer.failures = {b"small": KafkaError.MSG_SIZE_TOO_LARGE}
+        with self.assertLogs(kafka.__name__, "WARNING") as logged:
+            request = make_request("guid-1", [("click", b"small")], client="anna")
+            self.assertEqual(self.publish(request), [None])
+        self.assertIn("PUBLISHER_KAFKA_CLIENT_BATCH_SIZE", logged.output[0])
+        alone = self.publisher.created.get(timeout=WAIT)
+        self.assertEqual(alone.keys, {b"small": "group/anna"})
+        self.assertEqual(alone.headers[b"small"]["req_guid"], "guid-1")
+
+
+class MetadataTests(KafkaTestCase):
+    """EVENT_METADATA_ENABLED."""
+
+    def test_headers(self) -> None:
+        """Each event is produced with its metadata as headers, and without a key."""
+        self.start(metadata=True)
+        events = [("click", b"1"), ("view", b"2"), ("click", b"3")]
+        self.publish(make_request("guid-1", events, group="beta", received_at=1.5))
+        self.assertEqual(
+            self.producer.headers,
+            {
+                payload: {
+                    "req_guid": "guid-1",
+                    "event_index": index,
+                    "conn_group": "beta",
+                    "received_at": "1500",
+                }
+                for payload, index in ((b"1", "0"), (b"2", "1"), (b"3", "2"))
+            },
+        )
+        self.assertEqual(set(self.producer.keys.values()), {None})
+
+
 class RoutingTests(KafkaTestCase):
     """EVENT_DISTRIBUTION_PUBLISHER_PATTERN."""
 
@@ -234,12 +384,15 @@ class ReasonTests(KafkaTestCase):
     def setUp(self) -> None:
         self.start()
 
-    def check(self, code: int, at_once: bool, reason: str, counter: str | None) -> None:
+    def check(
+        self, code: int, at_once: bool, reason: str, counter: str | None, lasting: bool = False
+    ) -> None:
         chosen = self.producer.refusals if at_once else self.producer.failures
         chosen[b"bad"] = code
         (outcome,) = self.publish(make_request(events=[("click", b"bad")], group="beta"))
         del chosen[b"bad"]
         self.check_failed(outcome, 1, 1, reason)
+        self.assertEqual({"click": 1} if lasting else {}, outcome.lasting)
         for name in ("kafka_unknown_topic_failure_total", "kafka_message_too_large_total"):
             self.assertEqual(self.metrics.total(name), int(name == counter), name)
         self.metrics.counts.clear()
@@ -258,6 +411,7 @@ class ReasonTests(KafkaTestCase):
                     at_once,
                     "topic clickstream-click-log does not exist",
                     "kafka_unknown_topic_failure_total",
+                    lasting=True,
                 )
 
     def test_labels_of_an_unknown_topic(self) -> None:
@@ -274,7 +428,7 @@ class ReasonTests(KafkaTestCase):
             (KafkaError.INVALID_MSG_SIZE, True),
             (KafkaError.INVALID_MSG_SIZE, False),
         ):
-            self.check(code, at_once, "too large", "kafka_message_too_large_total")
+            self.check(code, at_once, "too large", "kafka_message_too_large_total", lasting=True)
 
     def test_batch_too_large(self) -> None:
         """Of a batch that the broker refused for its size, only what is too large alone fails."""
@@ -290,9 +444,25 @@ class ReasonTests(KafkaTestCase):
         self.assertEqual(self.metrics.total("kafka_messages_delivered_total"), 1)
 
     def test_any_other(self) -> None:
-        """Any other failure is told in Kafka's words."""
-        words = KafkaError(KafkaError._MSG_TIMED_OUT).str()
-        self.check(KafkaError._MSG_TIMED_OUT, False, words, None)
+        """Any other failure is told in Kafka's words, and may pass."""
+        for code in (
+            KafkaError._MSG_TIMED_OUT,
+            KafkaError.TOPIC_AUTHORIZATION_FAILED,
+            KafkaError.NOT_LEADER_FOR_PARTITION,
+            KafkaError.NOT_ENOUGH_REPLICAS,
+        ):
+            self.check(code, False, KafkaError(code).str(), None)
+
+    def test_for_ever_in_part(self) -> None:
+        """What can never be delivered is told by type, where all that failed is so."""
+        self.producer.refusals[b"large"] = KafkaError.MSG_SIZE_TOO_LARGE
+        self.producer.failures[b"late"] = KafkaError._MSG_TIMED_OUT
+        large, both = self.publish(
+            make_request(events=[("click", b"large"), ("view", b"large"), ("click", b"1")]),
+            make_request(events=[("click", b"large"), ("click", b"late")]),
+        )
+        self.assertEqual({"click": 1, "view": 1}, large.lasting)
+        self.assertEqual({}, both.lasting)
 
 
 class QueueFullTests(KafkaTestCase):
@@ -457,6 +627,29 @@ class CloseTests(KafkaTestCase):
             outcome = outcome.result(1)
         self.check_failed(outcome, 3, 3, "shutting down")
 
+    def test_close_waits_for_what_is_handed_over(self) -> None:
+        """What a thread is handing over at the moment of the close is counted and answered."""
+        produce = self.producer.produce_batch
+        begun = threading.Event()
+
+        def produce_while_closing(*args: Any, **options: Any) -> int:
+            begun.set()
+            self.publisher._closing.wait(WAIT)
+            threading.Event().wait(0.05)  # the purge would come first, were it not to wait
+            return produce(*args, **options)
+
+        self.producer.produce_batch = produce_while_closing  # type: ignore[method-assign]
+        self.producer.held.add(b"stuck")
+        request = make_request(events=[("click", b"stuck")] * 3)
+        with ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(self.publisher.publish, [request])
+            self.assertTrue(begun.wait(WAIT))
+            self.assertEqual(self.publisher.close(0.01), 3)
+            (outcome,) = publishing.result(WAIT)
+        if isinstance(outcome, Future):
+            outcome = outcome.result(1)
+        self.check_failed(outcome, 3, 3, "shutting down")
+
 
 class FatalErrorTests(KafkaTestCase):
     """Errors after which a producer takes nothing more."""
@@ -501,6 +694,20 @@ class FatalErrorTests(KafkaTestCase):
         self.lose_in_flight()
         self.assertEqual(self.publisher.close(0.01), 0)
 
+    def test_second_producer_is_replaced(self) -> None:
+        """After a fatal error of the producer of single events, the next one is a new one."""
+        self.producer.failures[b"small"] = KafkaError.MSG_SIZE_TOO_LARGE
+        self.assertEqual(self.publish(make_request(events=[("click", b"small")])), [None])
+        alone = self.publisher.created.get(timeout=WAIT)
+        with self.assertLogs(kafka.__name__, "ERROR"):
+            alone.break_down(KafkaError(KafkaError._FATAL, "out of sequence", fatal=True))
+            outcomes: list[Any] = []
+            while outcomes != [None]:  # the old one refuses what comes before it is replaced
+                outcomes = self.publish(make_request(events=[("click", b"small")]))
+        again = self.publisher.created.get(timeout=WAIT)
+        self.assertEqual(again.accepted, [("clickstream-click-log", b"small")])
+        self.assertTrue(self.publisher.created.empty())
+
     def test_errors_that_are_not_fatal(self) -> None:
         """After an error that librdkafka mends by itself the producer stays."""
         self.producer.break_down(KafkaError(KafkaError._TRANSPORT, "connection reset"))
@@ -529,6 +736,17 @@ class ReachableTests(KafkaTestCase):
             self.assertEqual(self.next_state(), 0)
         self.assertFalse(self.publisher.reachable)
         self.assertIn("broker.test:9092", logged.output[0])
+
+    def test_why_they_do_not_answer(self) -> None:
+        """What the client last met is told with it."""
+        self.start()
+        self.assertEqual(self.next_state(), 1)
+        self.producer.reachable = False
+        with self.assertLogs(kafka.__name__, "ERROR") as logged:
+            self.producer.break_down(KafkaError(KafkaError._SSL, "certificate verify failed"))
+            self.producer.break_down(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+            self.assertEqual(self.next_state(), 0)
+        self.assertIn("certificate verify failed", logged.output[0])
 
     def test_brokers_that_go_and_come(self) -> None:
         """Brokers that go away and come back are announced each time."""
@@ -596,6 +814,21 @@ class OptionTests(SynchronousTestCase):
     def test_idempotence_that_was_asked_for(self) -> None:
         """Idempotence that the user asked for is not given up: a contradiction stops the start."""
         self.assertIn("acks", self.refusal(enable_idempotence="true", acks="1"))
+
+    def test_statistics(self) -> None:
+        """librdkafka reports as often as the process's gauges are set, unless told otherwise."""
+        for client, reports in (({}, True), ({"statistics_interval_ms": "0"}, False)):
+            metrics = GaugeWatch()
+            options = {name.replace("_", "."): value for name, value in client.items()}
+            context = make_context(metrics, options)
+            metric = attrs.evolve(context.settings.metric, runtime_stats_record_interval_ms=10)
+            settings = attrs.evolve(context.settings, metric=metric)
+            producer = KafkaPublisher(PublisherContext(settings, metrics))._create()
+            for _ in range(20):
+                producer.poll(0.02)
+                if metrics.gauges:
+                    break
+            self.assertEqual(bool(metrics.gauges), reports)
 
     def test_destination(self) -> None:
         """People read where the events go, and no secret."""

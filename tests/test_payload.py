@@ -1,4 +1,4 @@
-"""Tests of raccoon.publisher.rawproto."""
+"""Tests of raccoon.payload."""
 
 from __future__ import annotations
 
@@ -9,8 +9,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.payload import render, show
 from raccoon.proto.raccoon_pb2 import Event, SendEventRequest
-from raccoon.publisher.rawproto import render
+
+
+class ShowTests(SynchronousTestCase):
+    """An event's bytes for a person."""
+
+    def test_json(self) -> None:
+        """JSON is shown as JSON, on one line."""
+        self.assertEqual(("json", '{"a":1,"b":"é"}'), show(b'{"a": 1,\n "b": "\xc3\xa9"}'))
+
+    def test_protobuf(self) -> None:
+        """Protobuf is shown field by field."""
+        self.assertEqual(("protobuf", '{1: "ab", 2: 5}'), show(b"\x0a\x02ab\x10\x05"))
+
+    def test_hex(self) -> None:
+        """Anything else is shown in hex."""
+        self.assertEqual(("hex", "fffe00"), show(b"\xff\xfe\x00"))
+        self.assertEqual(("hex", ""), show(b""))
+
+    def test_length(self) -> None:
+        """A large event is cut, and shows that it was."""
+        for payload in (b'"' + b"x" * 100_000 + b'"', b"\xff" * 100_000):
+            _, text = show(payload)
+            self.assertEqual(1001, len(text))
+            self.assertTrue(text.endswith("…"))
 
 
 class RenderTests(SynchronousTestCase):

@@ -1,10 +1,26 @@
-"""Protobuf bytes shown field by field, without a schema."""
+"""An event's bytes for people: JSON, protobuf field by field without a schema, or hex."""
 
 from __future__ import annotations
 
 import struct
 
+import orjson
+
+_LENGTH = 1000
 _MAX_DEPTH = 8
+
+
+def show(payload: bytes) -> tuple[str, str]:
+    """An event's bytes for a person: (form, text), the text of at most 1,000 characters.
+
+    JSON as it is, else protobuf field by field, else hex.
+    """
+    try:
+        form, text = "json", orjson.dumps(orjson.loads(payload)).decode()
+    except orjson.JSONDecodeError:
+        fields = render(payload)
+        form, text = ("hex", payload.hex()) if fields is None else ("protobuf", "{" + fields + "}")
+    return form, text if len(text) <= _LENGTH else text[:_LENGTH] + "…"
 
 
 def render(data: bytes, depth: int = 0) -> str | None:
