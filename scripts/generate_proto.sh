@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 TOOLS=grpcio-tools==1.76.0
 VENV=.venv-proto
-SOURCE=raystack/raccoon/v1beta1
+SOURCES=(raystack/raccoon/v1beta1/raccoon.proto raccoon/v1/stream.proto)
 STAMP=$VENV/.installed-$TOOLS
 
 if [ ! -e "$STAMP" ]; then
@@ -23,17 +23,21 @@ fi
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 "$VENV/bin/python" -W ignore -m grpc_tools.protoc -Iproto \
-    --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" "proto/$SOURCE/raccoon.proto"
-sed -i 's/^from raystack\.raccoon\.v1beta1 import/from raccoon.proto import/' \
-    "$out/$SOURCE/raccoon_pb2_grpc.py"
+    --python_out="$out" --pyi_out="$out" --grpc_python_out="$out" "${SOURCES[@]/#/proto/}"
 
 stale=0
-for file in raccoon_pb2.py raccoon_pb2.pyi raccoon_pb2_grpc.py; do
-    if [ "${1:-}" = --check ]; then
-        diff -u "raccoon/proto/$file" "$out/$SOURCE/$file" || stale=1
-    else
-        cp "$out/$SOURCE/$file" "raccoon/proto/$file"
-    fi
+for source in "${SOURCES[@]}"; do
+    for generated in "$out/${source%.proto}"_pb2{.py,.pyi,_grpc.py}; do
+        # All modules are in one package here, whatever the packages of their sources.
+        sed -i -E 's/^from (raystack\.raccoon\.v1beta1|raccoon\.v1) import/from raccoon.proto import/' \
+            "$generated"
+        file=raccoon/proto/$(basename "$generated")
+        if [ "${1:-}" = --check ]; then
+            diff -u "$file" "$generated" || stale=1
+        else
+            cp "$generated" "$file"
+        fi
+    done
 done
 if [ "$stale" != 0 ]; then
     echo "raccoon/proto is not what proto/ gives: run make proto" >&2

@@ -138,6 +138,17 @@ class ProtobufSerializerTests(SynchronousTestCase):
             (message.status, message.code, message.sent_time, message.reason, dict(message.data)),
         )
 
+    def test_success_is_what_protobuf_gives(self) -> None:
+        """A success has the very bytes of protobuf's own encoder, second by second."""
+        guids = ["", "ä", *("g" * length for length in range(0, 300, 5)), "g" * 115, "g" * 116]
+        for now in (0, 5, 5, 1795492430, 1 << 40, 5):
+            for guid in guids:
+                message = SendEventResponse(status=1, code=1, sent_time=now)  # type: ignore[arg-type]
+                message.data["req_guid"] = guid
+                self.assertEqual(
+                    message.SerializeToString(), self.serializer.serialize(success(guid, now))
+                )
+
     def test_without_guid(self) -> None:
         """Without a guid there is no data; with an empty one there is."""
         without = SendEventResponse.FromString(self.serializer.serialize(failure(2, "x", 5)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
@@ -105,8 +105,8 @@ class _CallTaker(ThreadPoolExecutor):
         super().__init__(1)
         self._serve = serve
 
-    def submit(self, *submitted: Any, **_: Any) -> Future[Any]:
-        """Ask for the call's message; the Future ends with the call."""
+    def submit(self, *submitted: Any, **_: Any) -> Any:
+        """Ask for the call's message; what is returned tells of the call's end."""
         event, state = submitted[2], submitted[3]
         call = _DirectAnswer(event, state)
 
@@ -122,6 +122,20 @@ class _CallTaker(ThreadPoolExecutor):
         return call.ended
 
 
+class CallEnd:
+    """What grpcio needs of a Future, which would cost 2 µs more."""
+
+    __slots__ = ("_tell",)
+
+    def add_done_callback(self, tell: Callable[[Any], None]) -> None:
+        """Called by grpcio once `submit` has returned: before anything of the call completes."""
+        self._tell = tell
+
+    def tell(self) -> None:
+        """The call has ended."""
+        self._tell(self)
+
+
 class _DirectAnswer:
     """Ends one call by starting its last batch of operations, from any thread."""
 
@@ -130,20 +144,20 @@ class _DirectAnswer:
     def __init__(self, event: Any, state: Any) -> None:
         self._event = event
         self._state = state
-        self.ended: Future[None] = Future()
+        self.ended = CallEnd()
 
     def send(self, body: bytes) -> None:
         _status(self._event, self._state, body)
-        self.ended.set_result(None)
+        self.ended.tell()
 
     def abort(self, code: grpc.StatusCode, details: str) -> None:
         with self._state.condition:
             _abort(self._state, self._event.call, code.value[0], details.encode())
-        self.ended.set_result(None)
+        self.ended.tell()
 
     def cut_short(self) -> None:
         """No message came: the client went away, or its message was over the size."""
         if self._state.client is _CANCELLED:
-            self.ended.set_result(None)
+            self.ended.tell()
         else:
             self.abort(grpc.StatusCode.INVALID_ARGUMENT, "exactly one message was expected")

@@ -20,10 +20,13 @@ from raccoon.config import GrpcSettings, LimitSettings
 from raccoon.errors import StartError
 from raccoon.service.grpc.handlers import make_handler
 from raccoon.service.grpc.servicer import METHOD, SERVICE, EventServicer
+from raccoon.service.grpc.stream import STREAM_METHOD, STREAM_SERVICE, StreamServicer
+from raccoon.service.grpc.stream_handlers import make_stream_handler
 
 _THREADS = 64  # started on demand; only calls that cannot be served without one take them
 _STOP_MARGIN = 1.0
 _HEALTH_SECONDS = 1.0
+_PING_MS = 30_000
 
 
 class GrpcService(Service):
@@ -34,9 +37,11 @@ class GrpcService(Service):
         option: the setting that chose the address, for an error.
         address: host:port to listen on.
         servicer: serves the calls.
+        streams: serves the streams.
         not_ready: why requests should not be sent here now; empty when they may.
         settings: concurrency.
         limits: message and metadata size.
+        shared: whether other workers listen there too.
     """
 
     def __init__(
@@ -45,20 +50,24 @@ class GrpcService(Service):
         option: str,
         address: str,
         servicer: EventServicer,
+        streams: StreamServicer,
         not_ready: Callable[[], list[str]],
         settings: GrpcSettings,
         limits: LimitSettings,
+        shared: bool = False,
     ) -> None:
         self._reactor = reactor
         self._option = option
         self._address = address
         self._servicer = servicer
+        self._streams = streams
         self._not_ready = not_ready
         self._health = HealthServicer()
         self._tell_health = LoopingCall(self._set_health)
         self._tell_health.clock = reactor
         self._settings = settings
         self._limits = limits
+        self._shared = shared
         self._server: grpc.Server | None = None
         self._stopped: Any = None
         self.host = address.rpartition(":")[0]
@@ -76,8 +85,12 @@ class GrpcService(Service):
             ThreadPoolExecutor(_THREADS, "grpc"),
             maximum_concurrent_rpcs=concurrent,
             options=[
-                # Two processes on one port would each get a part of the clients unnoticed.
-                ("grpc.so_reuseport", 0),
+                # Two servers on one port would each get a part of the clients unnoticed.
+                ("grpc.so_reuseport", int(self._shared)),
+                # So that a stream's client that vanished without a word is noticed.
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.http2.ping_timeout_ms", _PING_MS),
+                ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.max_receive_message_length", self._limits.request_bytes),
                 ("grpc.max_metadata_size", self._limits.header_bytes),
                 ("grpc.absolute_max_metadata_size", self._limits.header_bytes),
@@ -85,9 +98,11 @@ class GrpcService(Service):
         )
         handler = make_handler(self._servicer.send_event)
         self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
+        stream_handler = make_stream_handler(self._streams.open)
+        self._server.add_registered_method_handlers(STREAM_SERVICE, {STREAM_METHOD: stream_handler})
         add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
-            services = (SERVICE, SERVICE_NAME, reflection.SERVICE_NAME)
+            services = (SERVICE, STREAM_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(services, self._server)
         try:
             self.port = self._server.add_insecure_port(self._address)
@@ -107,30 +122,37 @@ class GrpcService(Service):
         self._reactor.callWhenRunning(self._tell_health.start, _HEALTH_SECONDS)
 
     def quiet(self, grace: float) -> None:
-        """Refuse new calls; those under way have `grace` seconds."""
+        """Refuse new calls and read no stream; calls under way have `grace` seconds."""
         if self._tell_health.running:
             self._tell_health.stop()
         self._health.enter_graceful_shutdown()
-        if self._server is not None:
+        if self._server is not None and self._stopped is None:
             self._stopped = self._server.stop(grace)
-            self._server = None
+            self._streams.stop()
 
     def _set_health(self) -> None:
-        """Say what /readyz says by the standard health service, for the server and the service."""
+        """Say what /readyz says by the standard health service, for the server and its services."""
         status = (
             HealthCheckResponse.NOT_SERVING if self._not_ready() else HealthCheckResponse.SERVING
         )
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, STREAM_SERVICE):
             self._health.set(service, status)
 
     def stopService(self) -> Deferred[None] | None:
         """Fires when no call runs any more."""
         super().stopService()
         self.quiet(0)
-        if self._stopped is None:
+        if self._server is None:
             return None
+        server, self._server = self._server, None
         stopped, self._stopped = self._stopped, None
         waiting: Deferred[None] = deferToThreadPool(
-            self._reactor, self._reactor.getThreadPool(), stopped.wait, _STOP_MARGIN
+            self._reactor, self._reactor.getThreadPool(), _end, server, stopped
         )
         return waiting
+
+
+def _end(server: grpc.Server, stopped: Any) -> None:
+    """Wait for the calls under way, but not for clients that do not read their answers."""
+    if not stopped.wait(_STOP_MARGIN):
+        server.stop(0).wait(_STOP_MARGIN)

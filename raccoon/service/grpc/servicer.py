@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -11,17 +10,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import CollectRequest, failure_value
+from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded
-from raccoon.identification import Identification
+from raccoon.identification import Identification, Identifier
 from raccoon.interfaces import ICollector, IMetrics
 from raccoon.logs import Throttle
 from raccoon.metrics.rx import count_rejected, count_request
 from raccoon.serialization import CODE_INTERNAL_ERROR, Response, failure, success
+from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.rest.resource import Codec
 
 SERVICE = "raystack.raccoon.v1beta1.EventService"
 METHOD = "SendEvent"
-_PAUSE = 0.001
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -40,7 +40,7 @@ class EventServicer:
     """Serves SendEvent.
 
     Args:
-        reactor: takes calls from threads, and gives time.
+        inbox: the way to the reactor.
         collector: where requests go; touched in the reactor thread only.
         protobuf: the codec.
         identification: reads the client's id and group.
@@ -52,22 +52,20 @@ class EventServicer:
 
     def __init__(
         self,
-        reactor: Any,
+        inbox: Inbox,
         collector: ICollector,
         protobuf: Codec,
         identification: Identification,
         metrics: IMetrics,
         seconds: Callable[[], float],
     ) -> None:
-        self._reactor = reactor
+        self._inbox = inbox
         self._collector = collector
         self._codec = protobuf
         self._identification = identification
         self._metrics = metrics
         self._seconds = seconds
         self._throttle = Throttle(self._logger, seconds)
-        self._inbox: deque[tuple[CollectRequest, Answer]] = deque()
-        self._woken = False
 
     def send_event(self, body: bytes, metadata: Metadata, answer: Answer) -> None:
         """Take one request, in a thread of gRPC; `answer` is used now or later.
@@ -78,50 +76,35 @@ class EventServicer:
             answer: where the outcome goes.
         """
         try:
-            request = self._decode(body, metadata)
+            request, batch = self._decode(body, metadata)
         except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
             answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return
-        self._inbox.append((request, answer))
-        if not self._woken:
-            self._woken = True
-            self._reactor.callFromThread(self._collect)
+        self._inbox.put(self._collect, request, batch, answer)
 
-    def _decode(self, body: bytes, metadata: Metadata) -> CollectRequest:
-        identification = self._identification
+    def _decode(self, body: bytes, metadata: Metadata) -> tuple[CollectRequest, Batch]:
         received_at = self._seconds()
-        values: dict[str, Any] = {}
-        for key, value in metadata:
-            values.setdefault(key, value)
-        if identification.id_header not in values:
-            raise BadRequestError("connection id header missing")
-        identifier = identification.identifier(
-            _text(values[identification.id_header]), _text(values.get(identification.group_header))
-        )
+        identifier = identify(self._identification, metadata)
         batch = self._codec.deserializer.deserialize(body)
-        count_request(self._metrics, identifier.group, batch)
-        return CollectRequest(
-            identifier, batch.guid, batch.sent_time, batch.types, batch.payloads, received_at
+        request = CollectRequest(
+            identifier,
+            batch.guid,
+            batch.sent_time,
+            batch.types,
+            batch.payloads,
+            received_at,
+            wire=body,
         )
+        return request, batch
 
-    def _collect(self) -> None:
-        """In the reactor thread: collect all that the threads put down.
-
-        While calls come, it looks again after a pause instead of being woken for each.
-        """
-        if not self._inbox:
-            self._woken = False
-            if not self._inbox:  # a call may have come before its thread could see the flag
-                return
-            self._woken = True
-        while self._inbox:
-            request, answer = self._inbox.popleft()
-            self._collector.collect(request).addCallbacks(
-                self._stored, self._not_stored, (request, answer), {}, (request, answer)
-            )
-        self._reactor.callLater(_PAUSE, self._collect)
+    def _collect(self, request: CollectRequest, batch: Batch, answer: Answer) -> None:
+        # Not in gRPC's thread: between the two a scrape would see it nowhere else.
+        count_request(self._metrics, request.identifier.group, batch)
+        self._collector.collect(request).addCallbacks(
+            self._stored, self._not_stored, (request, answer), {}, (request, answer)
+        )
 
     def _stored(self, _: None, request: CollectRequest, answer: Answer) -> None:
         self._respond(answer, success(request.guid, self._seconds()))
@@ -136,6 +119,22 @@ class EventServicer:
 
     def _respond(self, answer: Answer, response: Response) -> None:
         answer.send(self._codec.serializer.serialize(response))
+
+
+def identify(identification: Identification, metadata: Metadata) -> Identifier:
+    """Who a call's client is.
+
+    Raises:
+        BadRequestError: there is no id, or it cannot be one.
+    """
+    values: dict[str, Any] = {}
+    for key, value in metadata:
+        values.setdefault(key, value)
+    if identification.id_header not in values:
+        raise BadRequestError("connection id header missing")
+    return identification.identifier(
+        _text(values[identification.id_header]), _text(values.get(identification.group_header))
+    )
 
 
 def _text(value: str | bytes | None) -> str | None:

@@ -1,8 +1,7 @@
-"""EventService on fake calls: what each of them is answered, and how the reactor is woken."""
+"""EventService on fake calls: what each of them is answered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -11,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.deserialization import ProtobufDeserializer
 from raccoon.identification import Identification, Identifier
 from raccoon.serialization import ProtobufSerializer
+from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
 from raccoon.service.rest.resource import Codec
 from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
@@ -46,30 +46,18 @@ class FakeAnswer:
         return read_protobuf(self.body)
 
 
-class CountingClock(ThreadlessClock):
-    """Counts how often a thread wakes the reactor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.wakes = 0
-
-    def callFromThread(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self.wakes += 1
-        super().callFromThread(call, *args, **kwargs)
-
-
 class ServicerTestCase(SynchronousTestCase):
     """A servicer on a fake collector and a clock."""
 
     def make(self, ack: int = 1, **sections: Any) -> None:
         """Make the servicer, with some options changed."""
         settings = make_settings(**sections)
-        self.clock = CountingClock()
+        self.clock = ThreadlessClock()
         self.clock.advance(NOW)
         self.collector = FakeCollector(ack)
         self.metrics = FakeMetrics()
         self.servicer = EventServicer(
-            self.clock,
+            Inbox(self.clock),
             self.collector,
             Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
             Identification(settings.websocket, settings.limits),
@@ -143,10 +131,8 @@ class AnswerTests(ServicerTestCase):
         self.assertEqual(code, grpc.StatusCode.INVALID_ARGUMENT)
         for word in words:
             self.assertIn(word, details)
-        self.turn()
-        self.assertEqual(self.collector.requests, [])
         self.assertEqual(self.metrics.total("batches_read_total", ("failed", "serde", "NA")), 1)
-        self.assertEqual(self.clock.wakes, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_id(self) -> None:
         """A call without an id is refused in the words that clients know."""
@@ -225,14 +211,16 @@ class RequestTests(ServicerTestCase):
     def test_counted(self) -> None:
         """A request counts once, its events and their bytes by group and type."""
         self.call(protobuf_body("a", [("click", b"123"), ("click", b"45")]))
+        self.assertEqual(self.metrics.counts, [], "counted before it is collected")
+        self.turn()
         group = "--default--"
         self.assertEqual(self.metrics.total("batches_read_total", ("success", "NA", group)), 1)
         self.assertEqual(self.metrics.total("events_rx_total", (group, "click")), 2)
         self.assertEqual(self.metrics.total("events_rx_bytes_total", (group, "click")), 5)
 
 
-class WakeTests(ServicerTestCase):
-    """gRPC's threads wake the reactor once for many calls."""
+class ThreadTests(ServicerTestCase):
+    """What runs where."""
 
     def test_collector_is_touched_by_the_reactor_only(self) -> None:
         """A call is not collected in its own thread."""
@@ -240,35 +228,3 @@ class WakeTests(ServicerTestCase):
         self.assertEqual(self.collector.requests, [])
         self.turn()
         self.assertEqual(self.collector.guids, ["a"])
-
-    def test_once_for_many(self) -> None:
-        """Calls that come before the reactor turns wake it once, and keep their order."""
-        for n in range(100):
-            self.call(protobuf_body(str(n)))
-        self.assertEqual(self.clock.wakes, 1)
-        self.turn()
-        self.assertEqual(self.collector.guids, [str(n) for n in range(100)])
-
-    def test_calls_that_go_on_coming(self) -> None:
-        """None of the calls of a steady stream is left lying, and few of them wake the reactor."""
-        for n in range(1000):
-            self.call(protobuf_body(str(n)))
-            self.clock.advance(0.0002)
-        self.turn()
-        self.assertEqual(self.collector.guids, [str(n) for n in range(1000)])
-        self.assertLess(self.clock.wakes, 100)
-
-    def test_call_after_a_silence(self) -> None:
-        """A call that comes when the reactor has long gone to sleep wakes it again."""
-        for n in range(5):
-            self.call(protobuf_body(str(n)))
-            self.turn()
-            self.assertEqual(len(self.collector.requests), n + 1)
-            self.clock.pump([1] * 10)
-        self.assertEqual(self.clock.wakes, 5)
-
-    def test_reactor_rests_in_silence(self) -> None:
-        """With no calls nothing is left for the reactor to do."""
-        self.call(protobuf_body("a"))
-        self.clock.pump([0.01] * 10)
-        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,318 @@
+"""One stream of SendEvents: how far it is read, the answers that are due, and its end."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
+
+import grpc
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from raccoon.collector import CollectRequest, failure_value
+from raccoon.deserialization import Batch
+from raccoon.errors import BadRequestError, Overloaded
+from raccoon.identification import Identification, Identifier
+from raccoon.interfaces import ICollector, IMetrics
+from raccoon.logs import Throttle
+from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.proto import stream_pb2
+from raccoon.serialization import (
+    CODE_BAD_REQUEST,
+    CODE_INTERNAL_ERROR,
+    Response,
+    failure,
+    success,
+)
+from raccoon.service.grpc.inbox import Inbox
+from raccoon.service.grpc.servicer import Metadata, identify
+from raccoon.service.rest.resource import Codec
+
+STREAM_SERVICE = stream_pb2.DESCRIPTOR.services_by_name["EventStreamService"].full_name
+STREAM_METHOD = "SendEvents"
+
+# A message over this many bytes is collected before the next is read: what the queue of the
+# collector bounds must not pile up in front of it.
+_LARGE = 65_536
+# Causes for which a stream is not read.
+_OVERLOADED, _UNCOLLECTED = 1, 2
+
+
+class Wire(Protocol):
+    """grpcio's side of one stream. Its three methods are called with `lock` held."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """Guards the stream and its call."""
+
+    def read(self) -> None:
+        """Ask for one message; the stream's `received` is called with it, or with None."""
+
+    def write(self, body: bytes, more: bool) -> None:
+        """Write one message; the stream's `written` is called when the next may be.
+
+        Args:
+            body: the message.
+            more: the next one is there already: this one need not be sent on its own.
+        """
+
+    def end(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call; nothing is read or written any more."""
+
+
+class EventStream:
+    """Requests of one client and their answers.
+
+    `begin`, `received`, `written` and `lost` are called by the wire from any thread, what is
+    behind the inbox by the reactor's. A request is in flight from when it was read until its
+    answer was written, so that a client that does not read its answers is not read either.
+
+    Args:
+        servicer: what all streams share.
+        identifier: the client.
+        wire: grpcio's side.
+    """
+
+    __slots__ = (
+        "_answers",
+        "_closing",
+        "_ended",
+        "_identifier",
+        "_in_flight",
+        "_paused",
+        "_reading",
+        "_servicer",
+        "_wire",
+        "_writing",
+    )
+
+    def __init__(self, servicer: StreamServicer, identifier: Identifier, wire: Wire) -> None:
+        self._servicer = servicer
+        self._identifier = identifier
+        self._wire = wire
+        self._answers: deque[bytes] = deque()
+        self._closing: tuple[grpc.StatusCode, str] | None = None
+        self._ended = False
+        self._in_flight = 0
+        self._paused = 0
+        self._reading = False
+        self._writing = False
+
+    # From the wire.
+
+    def begin(self) -> None:
+        """Read the first message."""
+        with self._wire.lock:
+            self._read_on()
+
+    def received(self, body: bytes | None) -> None:
+        """The message that was asked for; None where the client sends no more."""
+        with self._wire.lock:
+            self._reading = False
+            if body is None:
+                self._close(grpc.StatusCode.OK, "")
+                return
+            if self._closing is not None:
+                return
+            self._in_flight += 1
+            if len(body) > _LARGE:
+                self._paused |= _UNCOLLECTED
+            self._read_on()
+        servicer = self._servicer
+        received_at = servicer.seconds()
+        try:
+            batch = servicer.codec.deserializer.deserialize(body)
+        except BadRequestError as error:
+            self._bad_request(error, received_at)
+            return
+        request = CollectRequest(
+            self._identifier,
+            batch.guid,
+            batch.sent_time,
+            batch.types,
+            batch.payloads,
+            received_at,
+            wire=body,
+        )
+        servicer.inbox.put(self._collect, request, batch)
+
+    def written(self) -> None:
+        """The answer that was given to the wire is on its way."""
+        with self._wire.lock:
+            self._in_flight -= 1
+            answers = self._answers
+            if answers:
+                self._wire.write(answers.popleft(), bool(answers))
+            else:
+                self._writing = False
+            if self._closing is None:
+                self._read_on()
+            else:
+                self._end_if_answered()
+
+    def lost(self) -> None:
+        """The call has ended, by whichever side."""
+        with self._wire.lock:
+            self._ended = True
+            self._answers.clear()
+        self._servicer.streams.discard(self)
+
+    # From the service.
+
+    def stop(self) -> None:
+        """Read no more, and end when everything is answered."""
+        with self._wire.lock:
+            self._close(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+
+    # In the reactor's thread.
+
+    def _collect(self, request: CollectRequest, batch: Batch) -> None:
+        servicer = self._servicer
+        count_request(servicer.metrics, self._identifier.group, batch)
+        servicer.collector.collect(request).addCallbacks(
+            self._stored, self._not_stored, (request,), {}, (request,)
+        )
+        if self._paused & _UNCOLLECTED:
+            self._resume(_UNCOLLECTED)
+
+    def _stored(self, _: None, request: CollectRequest) -> None:
+        self._answer(success(request.guid, self._servicer.seconds()))
+
+    def _not_stored(self, error: Failure, request: CollectRequest) -> None:
+        cause = failure_value(error)
+        reason = f"cannot publish events: {cause}"
+        if isinstance(cause, Overloaded):
+            reason = str(cause)
+            if not self._paused & _OVERLOADED:
+                with self._wire.lock:
+                    self._paused |= _OVERLOADED
+                self._servicer.collector.when_room(partial(self._resume, _OVERLOADED))
+        now = self._servicer.seconds()
+        self._answer(failure(CODE_INTERNAL_ERROR, reason, now, request.guid))
+
+    # From any thread.
+
+    def _bad_request(self, error: BadRequestError, now: float) -> None:
+        group = self._identifier.group
+        count_rejected(self._servicer.metrics, "serde", group)
+        self._servicer.throttle.warn(
+            "gRPC message refused: {reason}", reason=str(error), group=group
+        )
+        self._answer(failure(CODE_BAD_REQUEST, f"cannot deserialize request: {error}", now, ""))
+        if self._paused & _UNCOLLECTED:
+            self._resume(_UNCOLLECTED)
+
+    def _answer(self, response: Response) -> None:
+        body = self._servicer.codec.serializer.serialize(response)
+        with self._wire.lock:
+            if self._ended:
+                return
+            self._answers.append(body)
+            if self._writing:
+                return
+            self._writing = True
+        # Later, so that all answers of one turn of the reactor go in few packets.
+        self._servicer.inbox.put(self._write)
+
+    def _write(self) -> None:
+        with self._wire.lock:
+            if not self._ended:
+                self._wire.write(self._answers.popleft(), bool(self._answers))
+
+    def _resume(self, cause: int) -> None:
+        with self._wire.lock:
+            self._paused &= ~cause
+            self._read_on()
+
+    # With the lock held.
+
+    def _read_on(self) -> None:
+        if (
+            not self._reading
+            and not self._paused
+            and self._closing is None
+            and not self._ended
+            and self._in_flight < self._servicer.max_in_flight
+        ):
+            self._reading = True
+            self._wire.read()
+
+    def _close(self, code: grpc.StatusCode, details: str) -> None:
+        if self._closing is None:
+            self._closing = (code, details)
+            self._end_if_answered()
+
+    def _end_if_answered(self) -> None:
+        if self._closing is not None and not self._in_flight and not self._ended:
+            self._ended = True
+            self._wire.end(*self._closing)
+
+
+class StreamServicer:
+    """Serves SendEvents.
+
+    Args:
+        inbox: the way to the reactor.
+        collector: where requests go; touched in the reactor thread only.
+        protobuf: the codec.
+        identification: reads the client's id and group.
+        metrics: counts.
+        seconds: the clock, in Unix seconds.
+        max_in_flight: unanswered requests of one stream; past it it is not read.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        collector: ICollector,
+        protobuf: Codec,
+        identification: Identification,
+        metrics: IMetrics,
+        seconds: Callable[[], float],
+        max_in_flight: int,
+    ) -> None:
+        self.collector = collector
+        self.codec = protobuf
+        self.metrics = metrics
+        self.seconds = seconds
+        self.inbox = inbox
+        self.max_in_flight = max_in_flight
+        self.throttle = Throttle(self._logger, seconds)
+        self.streams: set[EventStream] = set()
+        self._identification = identification
+        self._stopping = False
+
+    def open(self, metadata: Metadata, wire: Wire) -> EventStream | None:
+        """Take one stream.
+
+        Args:
+            metadata: the call's, keys in lower case.
+            wire: grpcio's side of it.
+
+        Returns:
+            Its stream, to be begun by the caller; None if it was refused and has ended.
+        """
+        try:
+            identifier = identify(self._identification, metadata)
+        except BadRequestError as error:
+            count_rejected(self.metrics, "serde", "NA")
+            self.throttle.warn("gRPC stream refused: {reason}", reason=str(error))
+            with wire.lock:
+                wire.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            return None
+        stream = EventStream(self, identifier, wire)
+        self.streams.add(stream)
+        if self._stopping:
+            stream.stop()
+        return stream
+
+    def stop(self) -> None:
+        """Have every stream end when what it has in flight is answered."""
+        self._stopping = True
+        for stream in list(self.streams):
+            stream.stop()
