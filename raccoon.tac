@@ -6,14 +6,13 @@ from twisted.application.service import Application
 from twisted.internet import reactor
 
 from raccoon import config
-from raccoon.app import RaccoonService
 from raccoon.errors import RaccoonError
-from raccoon.tap import show_errors_in_one_line
+from raccoon.tap import service_for, show_errors_in_one_line
 
 show_errors_in_one_line()
 application = Application("raccoon")
 try:
     settings = config.load({}, os.environ, config.default_file())
-    RaccoonService(reactor, settings).setServiceParent(application)
+    service_for(reactor, settings).setServiceParent(application)
 except RaccoonError as error:
     raise SystemExit(f"raccoon: {error}") from None

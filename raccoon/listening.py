@@ -13,10 +13,15 @@ from twisted.python.failure import Failure
 
 from raccoon.errors import StartError
 
+# Connections that wait to be accepted; Twisted's default of 50 makes clients wait a second for
+# their next try when many come at once. The system may allow fewer (net.core.somaxconn).
+BACKLOG = 1024
+
 
 def default_endpoint(port: int) -> str:
     """All addresses of this machine on a port: IPv6 and IPv4 where it has both."""
-    return f"tcp6:{port}:interface=\\:\\:" if socket.has_dualstack_ipv6() else f"tcp:{port}"
+    kind = f"tcp6:{port}:interface=\\:\\:" if socket.has_dualstack_ipv6() else f"tcp:{port}"
+    return f"{kind}:backlog={BACKLOG}"
 
 
 def listen(

@@ -62,15 +62,26 @@ def _quote(text: str) -> str:
 
 
 def format_line(event: Mapping[str, Any]) -> str | None:
-    """One line for a log event: time, level, origin, message, then the fields it does not name."""
-    message = escape(formatEvent(dict(event)), _LINE_LENGTH)
-    failure = event.get("log_failure")
-    if not message and failure is None:
+    """One line for a log event: time, level, origin, message, then the fields it does not name.
+
+    What another process has formatted, as `log_relayed`, is taken as it is.
+    """
+    text = event.get("log_relayed") or format_text(event)
+    if not text:
         return None
     level = event.get("log_level", LogLevel.info)
     moment = datetime.fromtimestamp(event.get("log_time") or 0, UTC)
     stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    parts = [stamp, f"{level.name:<8}", str(event.get("log_namespace", "-")), message]
+    return f"{stamp} {level.name:<8} {event.get('log_namespace', '-')} {text}\n"
+
+
+def format_text(event: Mapping[str, Any]) -> str:
+    """The message of a log event, then the fields it does not name; empty if it says nothing."""
+    message = escape(formatEvent(dict(event)), _LINE_LENGTH)
+    failure = event.get("log_failure")
+    if not message and failure is None:
+        return ""
+    parts = [message]
     named = set(_NAMED.findall(event.get("log_format") or ""))
     for key, value in event.items():
         if not key.startswith("log_") and key not in _PLUMBING and key not in named:
@@ -78,14 +89,18 @@ def format_line(event: Mapping[str, Any]) -> str | None:
     if failure is not None:
         parts.append(f"error={escape(failure.getErrorMessage())}")
         parts.append(f'traceback="{escape(failure.getTraceback(), _LINE_LENGTH)}"')
-    return " ".join(parts) + "\n"
+    return " ".join(parts)
 
 
-def make_observer(stream: TextIO | LogFile, level: str) -> ILogObserver:
-    """An observer that writes lines of `level` (a LOG_LEVEL) and above."""
+def make_observer(
+    stream: TextIO | LogFile,
+    level: str,
+    form: Callable[[Mapping[str, Any]], str | None] = format_line,
+) -> ILogObserver:
+    """An observer that writes lines of `level` (a LOG_LEVEL) and above, in a form."""
     predicates = [_not_chatter, LogLevelFilterPredicate(LEVELS[level])]
     file: Any = stream
-    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, format_line), predicates)
+    observer: ILogObserver = FilteringLogObserver(FileLogObserver(file, form), predicates)
     return observer
 
 

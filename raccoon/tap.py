@@ -6,8 +6,9 @@ import os
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
@@ -19,6 +20,7 @@ from raccoon.logs import make_observer
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
+from raccoon.workers.parent import ParentService
 
 _KAFKA_FLAG = "--" + config.KAFKA_CLIENT_PREFIX.lower().replace("_", ".")
 
@@ -41,6 +43,7 @@ class Options(usage.Options):
         ["config", "c", None, "YAML file [default: ./config.yaml, where there is one]"],
         ["http", None, None, "Endpoint of REST and WebSocket, such as tcp:8080."],
         ["grpc", None, None, "Address of gRPC, such as 0.0.0.0:8081."],
+        ["workers", None, None, "Short for --server.workers."],
     ] + [
         [
             option.flag,
@@ -79,6 +82,8 @@ class Options(usage.Options):
             for option in config.OPTIONS
             if self[option.flag] is not None
         }
+        if self["workers"] is not None:
+            flags["SERVER_WORKERS"] = self["workers"]
         path = self["config"] or config.default_file()
         try:
             self.settings = config.load({**flags, **self._kafka}, os.environ, path)
@@ -139,7 +144,15 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     show_errors_in_one_line()
-    return RaccoonService(reactor, options.settings, options["http"], options["grpc"])
+    return service_for(reactor, options.settings, options["http"], options["grpc"])
+
+
+def service_for(
+    reactor: Any, settings: config.Settings, http: str | None = None, grpc: str | None = None
+) -> MultiService:
+    """The service itself, or the parent of the workers that are it together."""
+    several = settings.server.workers > 1
+    return (ParentService if several else RaccoonService)(reactor, settings, http, grpc)
 
 
 def show_errors_in_one_line() -> None:

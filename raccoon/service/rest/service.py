@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 
-from raccoon.listening import listen
 from raccoon.service.rest.site import EventSite
 from raccoon.service.rest.websocket.factory import EventWebSocketFactory
 
@@ -19,9 +19,8 @@ class RestService(Service):
     """REST and WebSocket on one port.
 
     Args:
-        reactor: listens.
-        option: the setting that chose the endpoint, for an error.
-        endpoint: a Twisted server endpoint string, such as `tcp:8080`.
+        reactor: gives time.
+        listen: opens the listener.
         site: the HTTP server.
         websocket: the WebSocket connections on it.
     """
@@ -29,14 +28,12 @@ class RestService(Service):
     def __init__(
         self,
         reactor: Any,
-        option: str,
-        endpoint: str,
+        listen: Callable[[IProtocolFactory], IListeningPort],
         site: EventSite,
         websocket: EventWebSocketFactory,
     ) -> None:
         self._reactor = reactor
-        self._option = option
-        self._endpoint = endpoint
+        self._listen = listen
         self._site = site
         self._websocket = websocket
         self._port: IListeningPort | None = None
@@ -48,7 +45,7 @@ class RestService(Service):
             StartError: the endpoint is not one, or its address is taken.
         """
         super().privilegedStartService()
-        self._port = listen(self._reactor, self._option, self._endpoint, self._site)
+        self._port = self._listen(self._site)
 
     def startService(self) -> None:
         """Serve."""

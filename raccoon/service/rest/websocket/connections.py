@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from raccoon.identification import Identifier
@@ -64,6 +65,10 @@ class ConnectionTable:
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._live.values()))
 
+    def claim(self, connection: Connection) -> Deferred[None] | None:
+        """Ask for a place before `add`, where another process must be asked; else None."""
+        return None
+
     def add(self, connection: Connection) -> None:
         """Take a connection.
 
@@ -74,14 +79,23 @@ class ConnectionTable:
             raise RefusedError("serverlimit")
         if connection.identifier in self._live:
             raise RefusedError("exists")
+        self._enter(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection, whether it was taken or not."""
+        self._leave(connection)
+
+    def _enter(self, connection: Connection) -> None:
         self._live[connection.identifier] = connection
         self._metrics.adjust("connections_count_current", 1, (connection.identifier.group,))
 
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that was taken."""
-        if self._live.get(connection.identifier) is connection:
-            del self._live[connection.identifier]
-            self._metrics.adjust("connections_count_current", -1, (connection.identifier.group,))
+    def _leave(self, connection: Connection) -> bool:
+        """Returns whether it was there."""
+        if self._live.get(connection.identifier) is not connection:
+            return False
+        del self._live[connection.identifier]
+        self._metrics.adjust("connections_count_current", -1, (connection.identifier.group,))
+        return True
 
 
 class KeepAlive:

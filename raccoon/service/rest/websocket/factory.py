@@ -33,6 +33,7 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         settings: connections, keep-alive, deduplication.
         limits: message size and requests in flight.
         metrics: counts.
+        table: of live connections, if not one of this process alone.
     """
 
     protocol = EventWebSocketProtocol
@@ -49,6 +50,7 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         settings: WebSocketSettings,
         limits: LimitSettings,
         metrics: IMetrics,
+        table: ConnectionTable | None = None,
     ) -> None:
         super().__init__(reactor=reactor, server="Raccoon")
         # Autobahn's own is on the global reactor.
@@ -63,7 +65,7 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         self.write_wait = settings.write_wait_interval_ms / 1000
         self.max_in_flight = limits.in_flight
         self.max_message = limits.request_bytes
-        self.table = ConnectionTable(settings.max_conn, metrics)
+        self.table = ConnectionTable(settings.max_conn, metrics) if table is None else table
         self.keep_alive = KeepAlive(
             reactor, settings.ping_interval_ms / 1000, settings.pong_wait_interval_ms / 1000
         )

@@ -10,12 +10,14 @@ import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
 from autobahn.util import wildcards2patterns
 from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest, failure_value
+from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.metrics.rx import count_rejected, count_request
@@ -42,7 +44,7 @@ _GOING_AWAY = 1001
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame carries 125 bytes, two are the code
 _CLOSE_CODES = frozenset({1000, 1001, 1005, 1006})
 # Causes for which a socket is not read.
-_IN_FLIGHT, _OVERLOADED, _UNREAD, _STOPPING = 1, 2, 4, 8
+_IN_FLIGHT, _OVERLOADED, _UNREAD, _STOPPING, _CLAIMING = 1, 2, 4, 8, 16
 
 
 @implementer(IPushProducer)
@@ -126,8 +128,8 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     # From Autobahn: the life of the connection.
 
-    def onConnect(self, request: ConnectionRequest) -> None:
-        """Take the identity from an upgrade."""
+    def onConnect(self, request: ConnectionRequest) -> Deferred[None] | None:
+        """Take the identity from an upgrade; it is answered once the table has been asked."""
         identification = self.factory.identification
         headers = request.headers
         try:
@@ -138,6 +140,12 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             group = headers.get(identification.group_header)
             self.factory.upgrade_failed(group, str(error))
             raise ConnectionDeny(400, str(error)) from None
+        claim = self.factory.table.claim(self)
+        if claim is not None:
+            # Whatever comes before the upgrade is answered would be parsed as another one.
+            self._pause(_CLAIMING)
+            claim.addCallback(lambda _: self._resume(_CLAIMING))
+        return claim
 
     def onOpen(self) -> None:
         """Enter the table, or tell the client why not."""
@@ -180,7 +188,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             reason = f"cannot deserialize request: {error}"
             self._send(failure(CODE_BAD_REQUEST, reason, received_at, ""), isBinary)
             return
-        if self._is_duplicate(batch.guid, isBinary):
+        if self._is_duplicate(batch, isBinary):
             return
         count_request(factory.metrics, self.identifier.group, batch)
         request = CollectRequest(
@@ -191,6 +199,8 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             batch.payloads,
             received_at,
             self._when_failed(batch.guid),
+            payload,
+            not isBinary,
         )
         self._begin()
         factory.collector.collect(request).addCallbacks(
@@ -219,12 +229,12 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        factory = self.factory
+        factory.table.remove(self)
         if self._connected_at is None:
             return
-        factory = self.factory
         group = self.identifier.group
         self._stop_watching()
-        factory.table.remove(self)
         lasted = factory.reactor.seconds() - self._connected_at
         self._connected_at = None
         factory.metrics.observe("user_session_duration_milliseconds", lasted * 1000, (group,))
@@ -367,8 +377,9 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     # Deduplication.
 
-    def _is_duplicate(self, guid: str, binary: bool) -> bool:
+    def _is_duplicate(self, batch: Batch, binary: bool) -> bool:
         """Whether the batch came before; it is then answered when its first copy is."""
+        guid = batch.guid
         if self._seen is None or not guid:
             return False
 
@@ -385,6 +396,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             return False
         group = self.identifier.group
         self.factory.metrics.count("events_duplicate_total", 1, (group, "duplicate"))
+        self.factory.metrics.count("events_in_duplicates_total", len(batch.types))
         self._begin()
         if state == PUBLISHED:
             settled(True)

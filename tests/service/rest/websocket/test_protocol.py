@@ -943,6 +943,7 @@ class DeduplicationTests(EdgeTestCase):
         self.assertEqual((frame.opcode, read_answer(frame)), (BINARY, stored("a")))
         self.assertEqual(self.collector.guids, ["a"])
         self.assertEqual(self.edge.metrics.total("events_duplicate_total"), 1)
+        self.assertEqual(self.edge.metrics.total("events_in_duplicates_total"), 1)
 
     def test_batch_in_flight(self) -> None:
         """A copy of a batch in flight is answered when the first copy is."""
