@@ -11,7 +11,7 @@ from zope.interface import implementer
 from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
-from raccoon.interfaces import ICollector, IMetrics
+from raccoon.interfaces import ICollector, IJournal, IMetrics
 
 # A client that was held back goes on when this part of the queue is free again.
 _ROOM = 0.5
@@ -30,14 +30,19 @@ class CollectRequest:
         queued_at: Unix seconds when it was admitted.
         published_at: Unix seconds when it was published; None before.
         size: bytes of memory it is charged with.
+        wire: the request's bytes as they came, until the journal has them; or None.
+        is_json: whether they are JSON; else they are protobuf.
+        entry: what the journal knows of it, or None.
         on_failed: called with the PublishError if the request is not delivered, whatever the
             acknowledgement level answered.
     """
 
     __slots__ = (
         "acknowledged",
+        "entry",
         "guid",
         "identifier",
+        "is_json",
         "on_failed",
         "payloads",
         "published_at",
@@ -46,6 +51,7 @@ class CollectRequest:
         "sent_time",
         "size",
         "types",
+        "wire",
     )
 
     def __init__(
@@ -57,6 +63,8 @@ class CollectRequest:
         payloads: list[bytes],
         received_at: float,
         on_failed: Callable[[PublishError], None] | None = None,
+        wire: bytes | None = None,
+        is_json: bool = False,
     ) -> None:
         self.identifier = identifier
         self.guid = guid
@@ -69,6 +77,9 @@ class CollectRequest:
         self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
+        self.wire = wire
+        self.is_json = is_json
+        self.entry: Any = None
 
 
 class RequestQueue(DeferredQueue[CollectRequest]):
@@ -90,6 +101,7 @@ class Collector:
         event: the acknowledgement level.
         metrics: counts what is refused.
         seconds: the clock, in Unix seconds.
+        journal: keeps requests on disk, or None.
     """
 
     def __init__(
@@ -98,6 +110,7 @@ class Collector:
         event: EventSettings,
         metrics: IMetrics,
         seconds: Callable[[], float],
+        journal: IJournal | None = None,
     ) -> None:
         self.queue = RequestQueue()
         self._ack_level = event.ack
@@ -105,6 +118,7 @@ class Collector:
         self._max_bytes = worker.buffer_max_bytes
         self._metrics = metrics
         self._seconds = seconds
+        self._journal = journal
         self._room_waiters: list[Callable[[], None]] = []
         self._idle_waiters: list[Deferred[None]] = []
         self._closed = False
@@ -121,39 +135,55 @@ class Collector:
         """
         if not request.types:
             return succeed(None)
-        if (
-            self._closed
-            or len(self.queue.pending) >= self._max_waiting
-            or self.unsettled_bytes + request.size > self._max_bytes
-        ):
-            self._metrics.count("requests_refused_total", 1, ("overloaded",))
-            self._metrics.count("events_refused_total", len(request.types), ("overloaded",))
-            return fail(Overloaded())
+        if self._ack_level == 2:
+            return self._collect_to_journal(request)
+        request.wire = None
+        if self._closed or not self._fits(request):
+            if self._ack_level == 0 and self._journal is not None:
+                return self._collect_to_journal(request)
+            return self._refuse(request, "overloaded")
+        if self._ack_level == 0:
+            self.admit(request)
+            return succeed(None)
+        request.acknowledged = Deferred()
+        self.admit(request)
+        return request.acknowledged
+
+    def admit(self, request: CollectRequest) -> None:
+        """Put a request into the queue; the journal brings its own back by this."""
         self.unsettled_bytes += request.size
         self.unsettled_requests += 1
         self.unsettled_events += len(request.types)
         request.queued_at = self._seconds()
-        if self._ack_level == 0:
-            self.queue.put(request)
-            return succeed(None)
-        acknowledged: Deferred[None] = Deferred()
-        request.acknowledged = acknowledged
         self.queue.put(request)
-        return acknowledged
 
-    def settle(self, request: CollectRequest, error: PublishError | None) -> None:
-        """Record the outcome of a request that was admitted; each is settled once."""
+    def settle(self, request: CollectRequest, error: PublishError | None) -> tuple[int, int]:
+        """Record the outcome of a request that was admitted; each is settled once.
+
+        Returns:
+            How many of its events were delivered, and how many failed for good. Those that the
+            journal keeps are neither.
+        """
+        events = len(request.types)
         self.unsettled_bytes -= request.size
         self.unsettled_requests -= 1
-        self.unsettled_events -= len(request.types)
-        if error is not None and request.on_failed is not None:
-            request.on_failed(error)
+        self.unsettled_events -= events
         acknowledged = request.acknowledged
-        if acknowledged is not None:
-            if error is None:
+        if error is None:
+            settled = (events, 0)
+            if request.entry is not None and self._journal is not None:
+                self._journal.delivered(request)
+            if acknowledged is not None:
+                request.acknowledged = None
                 acknowledged.callback(None)
-            else:
-                acknowledged.errback(error)
+        elif self._journal is not None and self._journal.keep(request, error):
+            settled = (events - sum(error.lasting.values()), 0) if error.lasting else (0, 0)
+            if self._ack_level == 1:
+                self._tell(request, error)
+        else:
+            failed = min(error.failed, events)
+            settled = (events - failed, failed)
+            self._tell(request, error)
         if self._room_waiters and self._has_room():
             waiters, self._room_waiters = self._room_waiters, []
             for resume in waiters:
@@ -162,6 +192,7 @@ class Collector:
             idle, self._idle_waiters = self._idle_waiters, []
             for waiter in idle:
                 waiter.callback(None)
+        return settled
 
     def close(self) -> None:
         """Refuse every further request: nobody would publish it."""
@@ -182,6 +213,16 @@ class Collector:
         self._idle_waiters.append(waiter)
         return waiter
 
+    @property
+    def waiting_events(self) -> int:
+        """Events that were accepted, and are neither settled nor on disk alone."""
+        journal = self._journal
+        return self.unsettled_events + (journal.in_transit_events if journal else 0)
+
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.queue.pending)
+
     def fullness(self) -> float:
         """How much of what may be kept is kept, from 0 to 1."""
         return max(
@@ -190,6 +231,42 @@ class Collector:
 
     def _has_room(self) -> bool:
         return self.fullness() <= _ROOM
+
+    def _fits(self, request: CollectRequest) -> bool:
+        return (
+            len(self.queue.pending) < self._max_waiting
+            and self.unsettled_bytes + request.size <= self._max_bytes
+        )
+
+    def _collect_to_journal(self, request: CollectRequest) -> Deferred[None]:
+        journal = self._journal
+        assert journal is not None
+        if self._closed:
+            return self._refuse(request, "overloaded")
+        reason = journal.refusal(request.size)
+        if reason is not None:
+            return self._refuse(request, "journal", reason)
+        acknowledged: Deferred[None] = Deferred()
+        request.acknowledged = acknowledged
+        in_memory = self._fits(request) and request.size <= journal.memory_left(
+            self.unsettled_bytes
+        )
+        journal.add(request, in_memory)
+        if in_memory:
+            self.admit(request)
+        return acknowledged
+
+    def _refuse(self, request: CollectRequest, label: str, reason: str = "") -> Deferred[None]:
+        self._metrics.count("requests_refused_total", 1, (label,))
+        self._metrics.count("events_refused_total", len(request.types), (label,))
+        return fail(Overloaded(reason))
+
+    def _tell(self, request: CollectRequest, error: PublishError) -> None:
+        if request.on_failed is not None:
+            request.on_failed(error)
+        acknowledged, request.acknowledged = request.acknowledged, None
+        if acknowledged is not None:
+            acknowledged.errback(error)
 
 
 def failure_value(failure: Any) -> Overloaded | PublishError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raccoon.collector import Collector
-from raccoon.interfaces import IPublisher
+from raccoon.interfaces import IJournal, IPublisher
 
 STARTING = "starting"
 RUNNING = "running"
@@ -18,11 +18,15 @@ class Health:
     Args:
         collector: whose queue may be nearly full.
         publisher: whose destination may be unreachable.
+        journal: which may be full, or None.
     """
 
-    def __init__(self, collector: Collector, publisher: IPublisher) -> None:
+    def __init__(
+        self, collector: Collector, publisher: IPublisher, journal: IJournal | None = None
+    ) -> None:
         self._collector = collector
         self._publisher = publisher
+        self._journal = journal
         self.phase = STARTING
 
     def reasons(self) -> list[str]:
@@ -32,6 +36,9 @@ class Health:
             reasons.append(f"the server is {self.phase}")
         if self._collector.fullness() >= _NEARLY_FULL:
             reasons.append("the queue is nearly full")
-        if not self._publisher.reachable:
+        journal = self._journal
+        if not self._publisher.reachable and not (journal and journal.bridges_outages):
             reasons.append(f"{self._publisher.destination} does not answer")
+        if journal is not None:
+            reasons += journal.not_ready()
         return reasons

@@ -74,6 +74,7 @@ class WorkerService(Service):
         self._slots = DeferredSemaphore(settings.pool_size)
         self._loop: Deferred[None] | None = None
         self._launched_at = 0.0
+        self.failed_events = 0
         self._throttle = Throttle(self._logger, reactor.seconds)
 
     def startService(self) -> None:
@@ -166,6 +167,8 @@ class WorkerService(Service):
     def _straggler(self, request: CollectRequest, future: Future[PublishError | None]) -> None:
         try:
             error = future.result()
+            if error is not None and not isinstance(error, PublishError):
+                raise TypeError(f"{error!r} is not an outcome")
         except (CancelledError, Exception) as raised:
             error = _all_failed(request, str(raised) or "cancelled")
         self._settle(request, error, self._reactor.seconds())
@@ -173,13 +176,7 @@ class WorkerService(Service):
     def _settle(self, request: CollectRequest, error: PublishError | None, now: float) -> None:
         group = (request.identifier.group,)
         request.published_at = now
-        if error is None:
-            self._metrics.count("events_delivered_total", len(request.types), ())
-        else:
-            failed = error.failed
-            self._metrics.count("events_failed_total", failed, ())
-            if failed < len(request.types):
-                self._metrics.count("events_delivered_total", len(request.types) - failed, ())
+        if error is not None:
             self._throttle.error("publish failed: {reason}", reason=str(error), group=group[0])
         self._metrics.observe(
             "server_processing_latency_milliseconds", (now - request.received_at) * 1000, group
@@ -188,7 +185,12 @@ class WorkerService(Service):
             # A client's clock may be ahead of ours.
             lasted = max(now - request.sent_time, 0)
             self._metrics.observe("event_processing_duration_milliseconds", lasted * 1000, group)
-        self._collector.settle(request, error)
+        delivered, failed = self._collector.settle(request, error)
+        if delivered:
+            self._metrics.count("events_delivered_total", delivered, ())
+        if failed:
+            self.failed_events += failed
+            self._metrics.count("events_failed_total", failed, ())
 
     def _loop_failed(self, failure: Failure) -> None:
         if self.running:

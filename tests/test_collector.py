@@ -6,12 +6,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from raccoon.collector import Collector, CollectRequest, RequestQueue, failure_value
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
-from raccoon.interfaces import ICollector
+from raccoon.interfaces import ICollector, IJournal
 from tests.fakes import FakeMetrics, make_request
 
 FAILED = PublishError(1, 1, ["no broker"])
@@ -336,3 +337,163 @@ class IdleTests(CollectorTestCase):
         self.failureResultOf(given_up, CancelledError)
         collector.settle(request, None)
         self.assertIsNone(self.successResultOf(idle))
+
+
+@implementer(IJournal)
+class FakeJournal:
+    """Keeps what it is given in lists."""
+
+    bridges_outages = True
+    in_transit_events = 0
+
+    def __init__(self) -> None:
+        self.full = ""
+        self.room = 1 << 30
+        self.keeps = True
+        self.added: list[tuple[CollectRequest, bool]] = []
+        self.done: list[CollectRequest] = []
+        self.kept: list[CollectRequest] = []
+
+    def refusal(self, size: int) -> str | None:
+        return self.full or None
+
+    def memory_left(self, used: int) -> int:
+        return self.room - used
+
+    def not_ready(self) -> list[str]:
+        return []
+
+    def add(self, request: CollectRequest, in_memory: bool) -> None:
+        request.entry = self
+        self.added.append((request, in_memory))
+
+    def delivered(self, request: CollectRequest) -> None:
+        self.done.append(request)
+
+    def keep(self, request: CollectRequest, error: PublishError) -> bool:
+        self.kept.append(request)
+        return self.keeps
+
+
+class JournalTests(CollectorTestCase):
+    """With a journal."""
+
+    def make(self, ack: int = 2, max_requests: int = 4, max_bytes: int = 1 << 20) -> Collector:
+        self.clock = Clock()
+        self.metrics = FakeMetrics()
+        self.journal = FakeJournal()
+        settings = WorkerSettings(buffer_channel_size=max_requests, buffer_max_bytes=max_bytes)
+        return Collector(
+            settings, EventSettings(ack=ack), self.metrics, self.clock.seconds, self.journal
+        )
+
+    def test_interface(self) -> None:
+        """The fake is an IJournal."""
+        verifyObject(IJournal, FakeJournal())
+
+    def test_level_2(self) -> None:
+        """At level 2 each request is in the journal and on its way; who answers is the journal."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        self.assertNoResult(acknowledged)
+        self.assertEqual([(request, True)], self.journal.added)
+        self.assertEqual([request], collector.queue.pending)
+        self.assertIs(acknowledged, request.acknowledged)
+
+    def test_level_2_delivered_first(self) -> None:
+        """One that is delivered before it is written is answered by that."""
+        collector = self.make()
+        request = make_request()
+        acknowledged = collector.collect(request)
+        self.assertEqual((1, 0), collector.settle(request, None))
+        self.successResultOf(acknowledged)
+        self.assertEqual([request], self.journal.done)
+
+    def test_level_2_no_room_in_memory(self) -> None:
+        """What finds no room in the queue or in memory is in the journal alone."""
+        for max_requests, room in ((1, 1 << 30), (100, make_request().size)):
+            collector = self.make(max_requests=max_requests)
+            self.journal.room = room
+            for _ in range(2):
+                self.assertNoResult(collector.collect(make_request()))
+            self.assertEqual([True, False], [in_memory for _, in_memory in self.journal.added])
+            self.assertEqual(1, len(collector.queue.pending))
+            self.assertEqual(1, collector.unsettled_requests)
+
+    def test_level_2_full(self) -> None:
+        """What the journal cannot take is refused with its reason, and counted so."""
+        collector = self.make()
+        self.journal.full = "the journal is full"
+        error = self.failureResultOf(collector.collect(make_request()), Overloaded).value
+        self.assertEqual("overloaded, retry: the journal is full", str(error))
+        self.assertEqual(1, self.metrics.total("requests_refused_total", ("journal",)))
+        self.assertEqual(1, self.metrics.total("events_refused_total", ("journal",)))
+        self.assertEqual([], self.journal.added)
+
+    def test_level_2_failed(self) -> None:
+        """A delivery that failed is the journal's affair; its events are not failed."""
+        collector = self.make()
+        told: list[PublishError] = []
+        request = make_request(on_failed=told.append)
+        acknowledged = collector.collect(request)
+        self.assertEqual((0, 0), collector.settle(request, FAILED))
+        self.assertNoResult(acknowledged)
+        self.assertEqual(([request], []), (self.journal.kept, told))
+
+    def test_level_2_failed_for_good(self) -> None:
+        """Where the journal cannot keep it, its client is told."""
+        collector = self.make()
+        self.journal.keeps = False
+        request = make_request()
+        acknowledged = collector.collect(request)
+        self.assertEqual((0, 1), collector.settle(request, FAILED))
+        self.failureResultOf(acknowledged, PublishError)
+
+    def test_failed_in_part_for_ever(self) -> None:
+        """Of a request of which some events can never be delivered the others were."""
+        for ack in (0, 2):
+            collector = self.make(ack=ack)
+            request = make_request(events=[("t", b"")] * 3)
+            collector.collect(request)
+            error = PublishError(1, 3, ["too large"], {"t": 1})
+            self.assertEqual((2, 0), collector.settle(request, error))
+
+    def test_closed(self) -> None:
+        """After close every request is refused, whatever the level."""
+        for ack in (0, 1, 2):
+            collector = self.make(ack=ack)
+            collector.close()
+            self.assert_refused(collector.collect(make_request()))
+            self.assertEqual([], self.journal.added)
+
+    def test_level_0(self) -> None:
+        """At level 0 the journal has what the queue has no room for, and what failed."""
+        collector = self.make(ack=0, max_requests=1)
+        first, second = make_request(), make_request()
+        self.successResultOf(collector.collect(first))
+        self.assertEqual([], self.journal.added)
+        self.assertNoResult(collector.collect(second))
+        self.assertEqual([(second, False)], self.journal.added)
+        self.assertEqual((0, 0), collector.settle(first, FAILED))
+        self.assertEqual([first], self.journal.kept)
+
+    def test_level_1(self) -> None:
+        """At level 1 a full queue refuses; what failed is kept, and its client told."""
+        collector = self.make(ack=1, max_requests=1)
+        told: list[PublishError] = []
+        request = make_request(on_failed=told.append)
+        acknowledged = collector.collect(request)
+        self.assert_refused(collector.collect(make_request()))
+        self.assertEqual((0, 0), collector.settle(request, FAILED))
+        self.failureResultOf(acknowledged, PublishError)
+        self.assertEqual(([request], [FAILED], []), (self.journal.kept, told, self.journal.added))
+
+    def test_bytes_of_the_wire(self) -> None:
+        """The request's own bytes are kept where the journal may want them, and not elsewhere."""
+        for ack, kept in ((0, False), (1, False), (2, True)):
+            collector = self.make(ack=ack)
+            request = make_request()
+            request.wire = b"wire"
+            collector.collect(request)
+            self.assertEqual(kept, request.wire is not None, ack)

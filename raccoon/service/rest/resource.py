@@ -133,7 +133,8 @@ class RestResource:
                 _header(request, self._identification.id_header_bytes),
                 _header(request, self._identification.group_header_bytes),
             )
-            batch = codec.deserializer.deserialize(_body(request))
+            body = _body(request)
+            batch = codec.deserializer.deserialize(body)
         except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("REST request refused: {reason}", reason=str(error))
@@ -143,7 +144,14 @@ class RestResource:
         count_request(self._metrics, identifier.group, batch)
         done: Deferred[None] = self._collector.collect(
             CollectRequest(
-                identifier, batch.guid, batch.sent_time, batch.types, batch.payloads, received_at
+                identifier,
+                batch.guid,
+                batch.sent_time,
+                batch.types,
+                batch.payloads,
+                received_at,
+                wire=body,
+                is_json=canonical == _JSON,
             )
         )
         return done.addCallbacks(

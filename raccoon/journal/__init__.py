@@ -1,0 +1,1 @@
+"""Requests on local disk, from before they are acknowledged until they are delivered."""

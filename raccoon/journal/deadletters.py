@@ -1,0 +1,184 @@
+"""Requests that can never be delivered, with the reason, for a person to look at."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from raccoon.journal.record import Record
+
+FILE = "dead-letters.db"
+_BUSY_MS = 5000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS letters(
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    stored_at REAL NOT NULL,
+    reason TEXT NOT NULL,
+    failed TEXT NOT NULL,
+    client TEXT NOT NULL,
+    conn_group TEXT NOT NULL,
+    received_at REAL NOT NULL,
+    events INTEGER NOT NULL,
+    form INTEGER NOT NULL,
+    wire BLOB NOT NULL,
+    replay INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+_COLUMNS = "id, stored_at, reason, failed, client, conn_group, received_at, events, form, wire"
+# ?1 is a JSON list of numbers; an empty one stands for all.
+_CHOSEN = "WHERE ?1 = '[]' OR id IN (SELECT value FROM json_each(?1))"
+_ALL = f"SELECT {_COLUMNS} FROM letters {_CHOSEN} ORDER BY id"
+_TO_REPLAY = f"SELECT {_COLUMNS} FROM letters WHERE replay ORDER BY id LIMIT ?"
+_MARK = f"UPDATE letters SET replay = 1 {_CHOSEN}"
+_REMOVE = f"DELETE FROM letters {_CHOSEN}"
+
+
+class Letter(NamedTuple):
+    """A request that was given up.
+
+    Attributes:
+        stored_at: Unix seconds.
+        reason: why, for people.
+        failed: how many events of each type were not delivered; the others were.
+        record: the request.
+    """
+
+    stored_at: float
+    reason: str
+    failed: Mapping[str, int]
+    record: Record
+
+    def includes(self, event_type: str) -> bool:
+        """Whether events of a type were not delivered; those of no type stand for all."""
+        return event_type in self.failed or "" in self.failed
+
+
+class DeadLetters:
+    """The file of dead letters in a journal's directory; safe beside other processes. Blocking.
+
+    It is opened when it is first needed, and then every method raises apsw.Error where it cannot
+    be read or written.
+
+    Args:
+        directory: the journal's.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / FILE
+        self._opened: apsw.Connection | None = None
+
+    @property
+    def _connection(self) -> apsw.Connection:
+        if self._opened is None:
+            connection = apsw.Connection(str(self._path))
+            connection.set_busy_timeout(_BUSY_MS)
+            connection.pragma("journal_mode", "wal")
+            connection.pragma("synchronous", "FULL")
+            with connection:
+                connection.execute(_SCHEMA)
+            self._opened = connection
+        return self._opened
+
+    def set_aside_if_damaged(self) -> Path | None:
+        """Keep a file that is no database under another name; gives that, or None."""
+        try:
+            self.count()
+        except (apsw.CorruptError, apsw.NotADBError):
+            self.close()
+            aside = self._path.with_name(f"{FILE}.{time.time_ns()}.damaged")
+            for ending in ("-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    self._path.with_name(FILE + ending).rename(f"{aside}{ending}")
+            return aside
+        except apsw.Error:
+            return None  # it may be readable later
+        return None
+
+    def add(self, letters: Iterable[Letter]) -> None:
+        """Store letters; on disk on return."""
+        rows = [
+            (
+                letter.stored_at,
+                letter.reason,
+                json.dumps(dict(letter.failed)),
+                letter.record.client,
+                letter.record.group,
+                letter.record.received_at,
+                letter.record.events,
+                letter.record.form,
+                letter.record.wire,
+            )
+            for letter in letters
+        ]
+        with self._connection:
+            self._connection.executemany(
+                "INSERT INTO letters(stored_at, reason, failed, client, conn_group, received_at,"
+                " events, form, wire) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def count(self) -> tuple[int, int]:
+        """How many letters there are, and how many of them are to be sent again."""
+        rows = self._connection.execute("SELECT count(*), coalesce(sum(replay), 0) FROM letters")
+        letters, replay = next(iter(rows))
+        return letters, replay
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """How many letters there are for each reason, the most frequent first."""
+        return list(
+            self._connection.execute(
+                "SELECT reason, count(*) FROM letters GROUP BY 1 ORDER BY 2 DESC, 1"
+            )
+        )
+
+    def all(self, ids: Sequence[int] = ()) -> Iterator[tuple[int, Letter]]:
+        """Letters with their numbers, oldest first; those of `ids`, or all."""
+        return self._letters(self._connection.execute(_ALL, (json.dumps(ids),)))
+
+    def to_replay(self, limit: int) -> list[tuple[int, Letter]]:
+        """The oldest letters that are to be sent again, at most `limit`."""
+        return list(self._letters(self._connection.execute(_TO_REPLAY, (limit,))))
+
+    def mark_for_replay(self, ids: Sequence[int] = ()) -> int:
+        """Have letters sent again by the server; those of `ids`, or all. Gives how many."""
+        return self._change(_MARK, ids)
+
+    def remove(self, ids: Sequence[int] = ()) -> int:
+        """Delete letters; those of `ids`, or all. Gives how many."""
+        return self._change(_REMOVE, ids)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    def _change(self, statement: str, ids: Sequence[int]) -> int:
+        with self._connection:
+            self._connection.execute(statement, (json.dumps(ids),))
+        return self._connection.changes()
+
+    @staticmethod
+    def _letters(rows: Iterable[Any]) -> Iterator[tuple[int, Letter]]:
+        for (
+            number,
+            stored_at,
+            reason,
+            failed,
+            client,
+            group,
+            received_at,
+            events,
+            form,
+            wire,
+        ) in rows:
+            record = Record(client, group, received_at, events, form, wire)
+            yield number, Letter(stored_at, reason, json.loads(failed), record)

@@ -1,0 +1,85 @@
+"""The bytes of one request in the journal, with their checksum."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+JSON = 0
+PROTOBUF = 1
+
+# Checksum of what follows; its length; when received; events; form; lengths of id and group.
+_HEAD = struct.Struct("<IIdIBHH")
+_CHECKED_FROM = 4
+
+
+class DamagedError(Exception):
+    """The bytes are not what was written; the message says what is wrong."""
+
+
+class Record(NamedTuple):
+    """One request as it came on the wire.
+
+    Attributes:
+        client: the connection id.
+        group: the connection group.
+        received_at: Unix seconds.
+        events: how many it holds.
+        form: JSON or PROTOBUF, the encoding of `wire`.
+        wire: the request's bytes.
+    """
+
+    client: str
+    group: str
+    received_at: float
+    events: int
+    form: int
+    wire: bytes
+
+
+def encode(record: Record) -> bytes:
+    """The record as it is stored."""
+    client, group = record.client.encode(), record.group.encode()
+    length = _HEAD.size + len(client) + len(group) + len(record.wire)
+    head = _HEAD.pack(
+        0, length, record.received_at, record.events, record.form, len(client), len(group)
+    )
+    rest = b"".join((head[_CHECKED_FROM:], client, group, record.wire))
+    return zlib.crc32(rest).to_bytes(_CHECKED_FROM, "little") + rest
+
+
+def decode(stored: bytes) -> Iterator[Record]:
+    """The records of a group, in order.
+
+    Raises:
+        DamagedError: a checksum or a length does not hold.
+    """
+    offset = 0
+    while offset < len(stored):
+        if offset + _HEAD.size > len(stored):
+            raise DamagedError("a record ends within its head")
+        checksum, length, received_at, events, form, client, group = _HEAD.unpack_from(
+            stored, offset
+        )
+        end = offset + length
+        if length < _HEAD.size + client + group or end > len(stored):
+            raise DamagedError("a record's length is impossible")
+        if zlib.crc32(stored[offset + _CHECKED_FROM : end]) != checksum:
+            raise DamagedError("a record's checksum does not match")
+        at = offset + _HEAD.size
+        try:
+            client_id = stored[at : at + client].decode()
+            group_name = stored[at + client : at + client + group].decode()
+        except UnicodeDecodeError as error:
+            raise DamagedError(f"a record's client is no text: {error.reason}") from None
+        yield Record(
+            client_id,
+            group_name,
+            received_at,
+            events,
+            form,
+            stored[at + client + group : end],
+        )
+        offset = end

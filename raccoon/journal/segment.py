@@ -1,0 +1,383 @@
+"""One file of the journal: requests as they were written, and what is known to be delivered."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import apsw
+
+from raccoon.journal.record import DamagedError, Record, decode
+
+SUFFIX = ".journal"
+_SUM = ".sum"
+_DAMAGED = ".damaged"
+_NUMBER_BITS = 32
+_INDEX_MASK = (1 << _NUMBER_BITS) - 1
+_DIGEST_CHUNK = 1 << 20
+_BUSY_MS = 5000
+# Two writes a page: larger pages than SQLite's 4 KiB save a sixth of a commit under load.
+_PAGE_BYTES = 16_384
+# A file that was made to the end takes more, its log included.
+_UNMADE_BYTES = 5 * _PAGE_BYTES
+
+# What else can go wrong, such as no file descriptor being free, passes.
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
+
+_SCHEMA = """
+CREATE TABLE requests(first INTEGER PRIMARY KEY, events BLOB NOT NULL, body BLOB NOT NULL);
+CREATE TABLE delivered(low INTEGER PRIMARY KEY, high INTEGER NOT NULL);
+CREATE TABLE carried(segment INTEGER PRIMARY KEY, done BLOB NOT NULL);
+"""
+
+
+def position(number: int, index: int) -> int:
+    """Where a request is: its segment's number and its index there, in one integer."""
+    return number << _NUMBER_BITS | index
+
+
+def place(position: int) -> tuple[int, int]:
+    """A position's segment number and index."""
+    return position >> _NUMBER_BITS, position & _INDEX_MASK
+
+
+class Delivered(NamedTuple):
+    """What a segment's file says of deliveries, of any segment's requests.
+
+    Attributes:
+        ranges: (low, high) positions, both included.
+        carried: a bit map for each older segment, as it was when this segment was begun.
+    """
+
+    ranges: list[tuple[int, int]]
+    carried: list[tuple[int, bytes]]
+
+
+class Segment:
+    """What is known of a file of the journal.
+
+    Attributes:
+        number: part of its name, and of its requests' positions.
+        path: of the file.
+        total: requests in it.
+        delivered: how many of them are.
+        size: bytes on disk.
+        closed: nothing more will be written to it.
+        events: of each request, in order.
+        verified: its bytes are those that were sealed.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
+        self.number = number
+        self.path = directory / f"{number:010d}{SUFFIX}"
+        self.total = 0
+        self.delivered = 0
+        self.size = 0
+        self.closed = False
+        self.sealed = False
+        self.verified = False
+        self.done = bytearray()
+        self.events = array.array("I")
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is closed and every request in it was delivered."""
+        return self.closed and self.delivered >= self.total
+
+    def is_done(self, index: int) -> bool:
+        """Whether a request was delivered."""
+        byte = index >> 3
+        return byte < len(self.done) and bool(self.done[byte] >> (index & 7) & 1)
+
+    def waiting(self) -> list[int]:
+        """The indexes of the requests that were not delivered."""
+        return [index for index in range(self.total) if not self.is_done(index)]
+
+    def mark(self, index: int) -> None:
+        """A request was delivered."""
+        byte = index >> 3
+        if byte >= len(self.done):
+            self.done.extend(bytes(byte + 1 - len(self.done)))
+        bit = 1 << (index & 7)
+        if not self.done[byte] & bit:
+            self.done[byte] |= bit
+            self.delivered += 1
+
+    def mark_range(self, low: int, high: int) -> None:
+        """These requests were delivered; both ends included."""
+        whole, end = (low + 7) >> 3, (high + 1) >> 3
+        if whole >= end:
+            for index in range(low, high + 1):
+                self.mark(index)
+            return
+        for index in range(low, whole << 3):
+            self.mark(index)
+        if len(self.done) < end:
+            self.done.extend(bytes(end - len(self.done)))
+        before = int.from_bytes(self.done[whole:end], "little").bit_count()
+        self.done[whole:end] = b"\xff" * (end - whole)
+        self.delivered += ((end - whole) << 3) - before
+        for index in range(end << 3, high + 1):
+            self.mark(index)
+
+    def mark_all(self, done: bytes) -> None:
+        """Mark by a bit map."""
+        for byte, bits in enumerate(done):
+            for bit in range(8):
+                if bits >> bit & 1:
+                    self.mark(byte << 3 | bit)
+
+    def create(self) -> apsw.Connection:
+        """Make the file, and open it for writing."""
+        # Of a segment of this number that was being removed when the process was killed.
+        self._remove_companions()
+        connection = self._open(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        connection.pragma("page_size", _PAGE_BYTES)
+        connection.pragma("journal_mode", "wal")
+        connection.pragma("synchronous", "FULL")
+        # Not while requests wait: `seal` does it.
+        connection.pragma("wal_autocheckpoint", 0)
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        with connection:
+            connection.execute(_SCHEMA)
+        _sync_directory(self.path.parent)
+        return connection
+
+    def load(self) -> Delivered:
+        """Read a closed file, and what it says of deliveries.
+
+        An unsealed file is read whole, and sealed.
+
+        Raises:
+            DamagedError: its bytes are not those that were written.
+            apsw.Error: it cannot be read now.
+            OSError: likewise.
+        """
+        unsealed = not self._sum_path.exists()
+        if not unsealed:
+            self.verify()
+        # A process that was killed while it sealed leaves a change to be rolled back.
+        delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
+        if unsealed:
+            if self.total:
+                self._check_records()
+            # Where somebody reads it or the disk is full, it stays as it is for now.
+            with suppress(apsw.BusyError, apsw.FullError, OSError):
+                self.seal()
+        self.closed = True
+        return delivered
+
+    def look(self, flags: int = apsw.SQLITE_OPEN_READONLY) -> Delivered:
+        """What `load` gives, of a file in any state, which is neither checked nor changed.
+
+        Args:
+            flags: how it is opened.
+
+        Raises:
+            DamagedError: it is not what was written.
+            apsw.Error: it cannot be read now.
+        """
+        try:
+            connection = self._open(flags)
+            try:
+                if self.size <= _UNMADE_BYTES and not connection.pragma("schema_version"):
+                    return Delivered([], [])  # it ended while it was made
+                self.events = self._load_events(connection)
+                delivered = Delivered(
+                    list(connection.execute("SELECT low, high FROM delivered")),
+                    list(connection.execute("SELECT segment, done FROM carried")),
+                )
+            finally:
+                connection.close()
+        except (*_DAMAGE, ValueError) as error:
+            raise DamagedError(str(error)) from error
+        self.total = len(self.events)
+        return delivered
+
+    def seal(self) -> None:
+        """Bring a file that is written no more into its last form, and note its checksum."""
+        connection = self._open(apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            connection.pragma("journal_mode", "delete")
+        finally:
+            connection.close()
+        temporary = self._sum_path.with_suffix(".tmp")
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(_digest(self.path))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(self._sum_path)
+        _sync_directory(self.path.parent)
+        self.size = self.path.stat().st_size
+        self.sealed = self.verified = True
+
+    def verify(self) -> None:
+        """Compare a sealed file with its checksum.
+
+        Raises:
+            DamagedError: they differ.
+        """
+        if self._sum_path.read_bytes() != _digest(self.path).encode():
+            raise DamagedError("the file does not match its checksum")
+        self.size = self.path.stat().st_size
+        self.sealed = self.verified = True
+
+    def read(self, first: int) -> Generator[tuple[int, list[Record]]]:
+        """The groups that end after index `first`: the index of the first record, and all.
+
+        Raises:
+            DamagedError: a group is not what was written.
+            apsw.Error: the file cannot be read now.
+        """
+        try:
+            connection = self._open(apsw.SQLITE_OPEN_READONLY)
+            try:
+                rows = connection.execute(
+                    "SELECT first, body FROM requests WHERE first >="
+                    " (SELECT coalesce(max(first), 0) FROM requests WHERE first <= ?)"
+                    " ORDER BY first",
+                    (first,),
+                )
+                for start, body in rows:
+                    yield start, list(decode(body))
+            finally:
+                connection.close()
+        except _DAMAGE as error:
+            raise DamagedError(str(error)) from error
+
+    def salvage(self) -> list[tuple[int, Record]]:
+        """What can still be read of a damaged file: (index, record), as far as checksums hold."""
+        saved: list[tuple[int, Record]] = []
+        try:
+            connection = self._open(apsw.SQLITE_OPEN_READONLY)
+            try:
+                for start, body in connection.execute("SELECT first, body FROM requests"):
+                    try:
+                        for index, record in enumerate(decode(body), start):
+                            saved.append((index, record))
+                    except DamagedError:
+                        continue
+            finally:
+                connection.close()
+        except (apsw.Error, TypeError):
+            pass
+        return saved
+
+    def set_aside(self) -> Path:
+        """Take a damaged file out of the journal, kept under another name; gives that."""
+        aside = self.path.with_suffix(SUFFIX + _DAMAGED)
+        if self._wal_path.exists():
+            self._wal_path.rename(aside.with_name(aside.name + "-wal"))
+        self.path.rename(aside)
+        self._remove_companions()
+        return aside
+
+    def remove(self) -> None:
+        """Delete the file and what belongs to it."""
+        self.path.unlink(missing_ok=True)
+        self._remove_companions()
+
+    def measure(self) -> None:
+        """Look up how many bytes the file and its log take."""
+        self.size = sum(
+            path.stat().st_size for path in (self.path, self._wal_path) if path.exists()
+        )
+
+    @property
+    def _sum_path(self) -> Path:
+        return self.path.with_suffix(_SUM)
+
+    @property
+    def _wal_path(self) -> Path:
+        return self.path.with_name(self.path.name + "-wal")
+
+    def _remove_companions(self) -> None:
+        for path in (
+            self._sum_path,
+            self._wal_path,
+            self.path.with_name(self.path.name + "-shm"),
+            self.path.with_name(self.path.name + "-journal"),
+            self._sum_path.with_suffix(".tmp"),
+        ):
+            path.unlink(missing_ok=True)
+
+    def _open(self, flags: int) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path), flags=flags)
+        connection.set_busy_timeout(_BUSY_MS)
+        return connection
+
+    def _check_records(self) -> None:
+        expected = 0
+        for start, records in self.read(0):
+            if start != expected:
+                raise DamagedError(f"request {expected} is missing")
+            expected += len(records)
+
+    def _load_events(self, connection: apsw.Connection) -> array.array[int]:
+        events = array.array("I")
+        for first, packed in connection.execute(
+            "SELECT first, events FROM requests ORDER BY first"
+        ):
+            if first != len(events):
+                raise DamagedError(f"request {len(events)} is missing")
+            counts = array.array("I")
+            counts.frombytes(packed)
+            events += counts
+        return events
+
+
+def insert(connection: apsw.Connection, first: int, records: Sequence[tuple[bytes, int]]) -> None:
+    """Write encoded records with their numbers of events, as one group."""
+    events = array.array("I", [count for _, count in records]).tobytes()
+    body = b"".join([encoded for encoded, _ in records])
+    connection.execute("INSERT INTO requests VALUES(?, ?, ?)", (first, events, body))
+
+
+def insert_delivered(connection: apsw.Connection, delivered: Iterable[tuple[int, int]]) -> None:
+    """Note that the requests of these ranges of positions were delivered."""
+    connection.executemany("INSERT OR REPLACE INTO delivered VALUES(?, ?)", delivered)
+
+
+def ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Runs of consecutive numbers: (low, high), both included."""
+    low = high = None
+    for number in sorted(positions):
+        if high is not None and number == high + 1:
+            high = number
+            continue
+        if low is not None and high is not None:
+            yield low, high
+        low = high = number
+    if low is not None and high is not None:
+        yield low, high
+
+
+def segment_numbers(directory: Path) -> list[int]:
+    """The numbers of the segments in a directory, damaged ones included."""
+    return sorted(
+        int(path.name.partition(".")[0])
+        for path in directory.iterdir()
+        if path.name.endswith((SUFFIX, SUFFIX + _DAMAGED)) and path.name[:10].isdigit()
+    )
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.blake2b()
+    with open(path, "rb") as file:
+        while chunk := file.read(_DIGEST_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,757 @@
+"""Requests go to disk, wait there while they must, and come back from there."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from raccoon.collector import CollectRequest
+from raccoon.config import JournalSettings
+from raccoon.errors import BadRequestError, Overloaded, PublishError, StartError
+from raccoon.identification import Identifier
+from raccoon.interfaces import IDeserializer, IJournal, IMetrics, IPublisher
+from raccoon.journal import segment as files
+from raccoon.journal.adoption import Adoption
+from raccoon.journal.deadletters import DeadLetters, Letter
+from raccoon.journal.record import JSON, PROTOBUF, Record
+from raccoon.journal.segment import Segment
+from raccoon.journal.store import Found, InUseError, JournalError, Recovered, Store
+from raccoon.journal.writer import Entry, LetterEntry, Writer
+from raccoon.logs import Throttle
+from raccoon.proto.raccoon_pb2 import SendEventRequest
+
+_PUMP_SECONDS = 0.02
+_TIDY_SECONDS = 1.0
+_LETTERS_SECONDS = 2.0
+_LETTERS_AT_ONCE = 100
+
+# Replayed requests in memory at most.
+_REPLAY_REQUESTS = 2000
+_REPLAY_BYTES = 8 << 20
+_QUEUED_BESIDE = 500
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+
+_NEARLY_FULL = 0.95
+_MEMORY_MAX = 8 << 20
+_SEGMENTS_AT_LEAST = 8
+_INBOX_BYTES = 32 << 20
+_RECOVER_AGAIN_SECONDS = 5.0
+_UNWRITTEN = 1000
+_ADOPT_SECONDS = 5.0
+
+
+class _Read(NamedTuple):
+    found: Found
+    request: CollectRequest | None
+    problem: str
+
+
+@implementer(IJournal)
+class JournalService(Service):
+    """Keeps requests on disk until they are delivered.
+
+    Args:
+        reactor: everything but the disk runs in its thread.
+        settings: sizes.
+        directory: of this journal.
+        left_parts: finds journals that no process has any more, to adopt.
+        ack_level: of EVENT_ACK.
+        json: decodes requests in JSON, in a thread of the journal.
+        protobuf: likewise in protobuf.
+        publisher: whose destination is known to answer or not.
+        metrics: counts.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: JournalSettings,
+        directory: Path,
+        left_parts: Callable[[], Sequence[Path]],
+        ack_level: int,
+        json: IDeserializer,
+        protobuf: IDeserializer,
+        publisher: IPublisher,
+        metrics: IMetrics,
+    ) -> None:
+        self._reactor = reactor
+        self._ack_level = ack_level
+        self.bridges_outages = ack_level != 1
+        self._max_bytes = settings.max_bytes
+        self._throttle = Throttle(self._logger, reactor.seconds)
+        self._codecs = {JSON: json, PROTOBUF: protobuf}
+        self._publisher = publisher
+        self._metrics = metrics
+        self.directory = directory
+        self._left_parts = left_parts
+        self._adopting = False
+        self._segment_bytes = min(settings.segment_bytes, settings.max_bytes // _SEGMENTS_AT_LEAST)
+        self._store = Store(directory, self._segment_bytes, self._damaged)
+        self._delay = settings.commit_delay_ms / 1000
+        self._writer: Writer | None = None
+        self._letters: DeadLetters | None = None
+        self._writers_letters: DeadLetters | None = None
+        self._keeper: ThreadPoolExecutor | None = None
+        self._size = 0
+        self._inbox_bytes = 0
+        self._broken = ""
+        self._readmit: Callable[[CollectRequest], None] = lambda request: None
+        self._queued: Callable[[], int] = lambda: 0
+        self._resident: set[int] = set()
+        self._last_position = -1
+        self._recovered = False
+        self._cursor = -1
+        self._reading = self._tidying = self._reading_letters = False
+        self._replaying = 0
+        self._replaying_bytes = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._oldest: float | None = None
+        self._loops: list[LoopingCall] = []
+        self._pausing = False
+        # Was answered before the disk failed: it is written when it can be.
+        self._unwritten: list[Entry | LetterEntry] = []
+        self.waiting_requests = 0
+        self.waiting_events = 0
+        # On the way to the disk, and in no other place.
+        self.in_transit_events = 0
+
+    def attach(self, readmit: Callable[[CollectRequest], None], queued: Callable[[], int]) -> None:
+        """Say where requests go that come back from disk, and how many wait there."""
+        self._readmit = readmit
+        self._queued = queued
+
+    def startService(self) -> None:
+        """Take the directory, and begin to look at what earlier runs left there.
+
+        Raises:
+            StartError: another process has it, or it cannot be written.
+        """
+        super().startService()
+        try:
+            opened = self._store.open()
+        except (InUseError, JournalError) as error:
+            raise StartError(f"JOURNAL_DIR: {error}") from error
+        if not opened:
+            self._now_broken("the disk is full")
+        self._writers_letters = DeadLetters(self.directory)
+        self._letters = DeadLetters(self.directory)
+        aside = self._letters.set_aside_if_damaged()
+        if aside is not None:
+            self._logger.error(
+                "the dead letters are damaged and were set aside as {path}", path=str(aside)
+            )
+        self._size = self._store.size
+        from_thread = self._reactor.callFromThread
+        self._writer = Writer(
+            self._store,
+            self._writers_letters,
+            self._delay,
+            lambda *what: from_thread(self._written, *what),
+            lambda *what: from_thread(self._not_written, *what),
+            lambda *what: from_thread(self._not_buried, *what),
+            lambda: from_thread(self._mended),
+            broken=not opened,
+        )
+        self._writer.start()
+        self._keeper = ThreadPoolExecutor(1, "journal-keeper")
+        self._recover()
+        for call, seconds in (
+            (self._pump, _PUMP_SECONDS),
+            (self._tidy, _TIDY_SECONDS),
+            (self._replay_letters, _LETTERS_SECONDS),
+            (self._adopt, _ADOPT_SECONDS),
+        ):
+            loop = LoopingCall(call)
+            loop.clock = self._reactor
+            loop.start(seconds, now=call is self._adopt)
+            self._loops.append(loop)
+
+    def pause(self) -> None:
+        """Bring nothing more back; what is on its way goes on."""
+        self._pausing = True
+
+    @inlineCallbacks
+    def close(self) -> Any:
+        """Write what is left and give the directory back; fires with the events that wait there."""
+        for loop in self._loops:
+            loop.stop()
+        self._loops = []
+        if self._keeper is None or self._writer is None:
+            return 0
+        yield self._in_keeper(self._writer.stop)
+        # What the writer said last comes through the reactor before this goes on.
+        done: Deferred[None] = Deferred()
+        self._reactor.callFromThread(done.callback, None)
+        yield done
+        lost = sum(item.events for item in self._unwritten)
+        if lost:
+            self._metrics.count("events_failed_total", lost)
+            self._logger.error("{lost} events could not be written to the journal", lost=lost)
+        yield self._in_keeper(self._close_files)
+        keeper, self._keeper = self._keeper, None
+        keeper.shutdown(wait=False)
+        self._writer = None
+        return self.waiting_events
+
+    def _close_files(self) -> None:
+        self._store.close()
+        for letters in (self._writers_letters, self._letters):
+            assert letters is not None
+            letters.close()
+
+    def refusal(self, size: int) -> str | None:
+        """Why a request of so many bytes cannot be taken now, or None."""
+        if self._broken:
+            return f"the journal cannot be written: {self._broken}"
+        if self._inbox_bytes > _INBOX_BYTES:
+            return "the journal's disk is slow"
+        if self._size + self._inbox_bytes + size > self._max_bytes:
+            return "the journal is full (JOURNAL_MAX_BYTES)"
+        return None
+
+    def memory_left(self, used: int) -> int:
+        """Bytes of requests that may be kept in memory beside the disk, `used` being there."""
+        return _MEMORY_MAX - used if self._publisher.reachable else 0
+
+    def not_ready(self) -> list[str]:
+        """Why no request should be sent here now."""
+        if self._broken:
+            return [f"the journal cannot be written: {self._broken}"]
+        if self._size > self._max_bytes * _NEARLY_FULL:
+            return ["the journal is nearly full"]
+        return []
+
+    def add(self, request: CollectRequest, in_memory: bool) -> None:
+        """Write a request; at level 2 it is acknowledged then.
+
+        Args:
+            in_memory: whether it is on its way to the destination at the same time.
+        """
+        entry = Entry(_record(request), request)
+        entry.in_memory = in_memory
+        request.entry = entry
+        request.wire = None
+        self._put(entry)
+
+    def delivered(self, request: CollectRequest) -> None:
+        """A request that was given to the journal was delivered."""
+        entry: Entry = request.entry
+        if entry.replayed:
+            self._replay_ended(entry, failed=False)
+            self._metrics.count("journal_replayed_events_total", entry.events)
+        self._done(entry)
+
+    def keep(self, request: CollectRequest, error: PublishError) -> bool:
+        """Take back a request whose delivery failed; False where its failure is final."""
+        entry: Entry | None = request.entry
+        if entry is not None and entry.replayed:
+            self._replay_ended(entry, failed=not error.lasting)
+        if error.lasting:
+            if entry is None and self._ack_level == 1:
+                return False  # the client is told
+            position = entry.position if entry is not None else -1
+            if entry is not None and position < 0:
+                self._settle(entry)
+            self._bury(_record(request), error.lasting, str(error), position, request)
+            return True
+        if entry is None:
+            if self.refusal(request.size) is not None:
+                return False
+            self.add(request, in_memory=False)
+        elif entry.position < 0:
+            entry.in_memory = False
+            self.in_transit_events += entry.events
+        elif self._store.has(entry.position):
+            self._resident.discard(entry.position)
+            self._wait(1, entry.events)
+        else:  # its segment was set aside
+            self._resident.discard(entry.position)
+            self.add(request, in_memory=False)
+        return True
+
+    def _done(self, entry: Entry) -> None:
+        if entry.position < 0:
+            self._settle(entry)
+        elif self._writer is not None:
+            self._writer.put(entry.position)
+
+    def _settle(self, entry: Entry) -> None:
+        """It need not be written any more; the writer passes over it, or has just taken it."""
+        entry.settled = True
+        entry.request = None
+        self._inbox_bytes -= entry.size
+
+    def _put(self, entry: Entry) -> None:
+        assert self._writer is not None
+        self._inbox_bytes += entry.size
+        if not entry.in_memory:
+            self.in_transit_events += entry.events
+        self._writer.put(entry)
+
+    def _written(
+        self,
+        entries: Sequence[Entry],
+        letters: Sequence[LetterEntry],
+        delivered: Sequence[int],
+        first: int,
+        took: float,
+    ) -> None:
+        self._metrics.observe("journal_commit_ms", took * 1000)
+        self._resident.difference_update(delivered)
+        self._resident.update(range(first, first + len(entries)))
+        for position, entry in enumerate(entries, first):
+            if not entry.settled:
+                self._inbox_bytes -= entry.size
+            self._size += entry.size
+            entry.position = position
+            request = entry.request
+            # The request has the entry: two that have each other would wait for the collector.
+            entry.record = entry.request = None
+            if entry.settled:
+                self._done(entry)
+            elif not entry.in_memory:
+                self._resident.discard(position)
+                self.in_transit_events -= entry.events
+                self._wait(1, entry.events)
+            self._answer(request)
+            if entry.stored is not None:
+                entry.stored()
+        if entries:
+            self._last_position = first + len(entries) - 1
+        for letter in letters:
+            self.in_transit_events -= letter.events
+            self._metrics.count("journal_dead_lettered_events_total", letter.events)
+            self._answer(letter.request)
+            if letter.position >= 0 and self._writer is not None:
+                self._writer.put(letter.position)
+
+    def _answer(self, request: CollectRequest | None) -> None:
+        """A request is on disk; at level 1 that is not what its answer waits for."""
+        if request is None or self._ack_level == 1:
+            return
+        acknowledged, request.acknowledged = request.acknowledged, None
+        if acknowledged is not None:
+            acknowledged.callback(None)
+
+    def _not_written(
+        self,
+        entries: Sequence[Entry],
+        delivered: Sequence[int],
+        reason: str,
+    ) -> None:
+        self._resident.difference_update(delivered)
+        self._now_broken(reason)
+        for entry in entries:
+            if entry.settled:
+                continue
+            self._inbox_bytes -= entry.size
+            request: CollectRequest | None = entry.request
+            if request is not None and entry.in_memory:
+                request.entry = None  # it is answered when it is delivered
+            elif request is not None and request.acknowledged is not None:
+                request.entry = None
+                self.in_transit_events -= entry.events
+                self._metrics.count("requests_refused_total", 1, ("journal",))
+                self._metrics.count("events_refused_total", entry.events, ("journal",))
+                self._refuse(request, reason)
+            else:
+                self._unwritten.append(entry)
+
+    def _not_buried(self, letters: Sequence[LetterEntry], reason: str) -> None:
+        if letters:
+            self._throttle.error("the dead letters cannot be written: {reason}", reason=reason)
+        for letter in letters:
+            if letter.request is not None and letter.request.acknowledged is not None:
+                self.in_transit_events -= letter.events
+                self._metrics.count("events_failed_total", letter.events)
+                self._refuse(letter.request, reason)
+            elif letter.position >= 0 and len(self._unwritten) >= _UNWRITTEN:
+                self.in_transit_events -= letter.events
+                self._resident.discard(letter.position)
+                self._wait(1, letter.letter.record.events)
+            else:
+                self._unwritten.append(letter)
+
+    def _now_broken(self, reason: str) -> None:
+        if not self._broken:
+            self._logger.error(
+                "the journal cannot be written: {reason}; requests are refused until it can",
+                reason=reason,
+            )
+        self._broken = reason
+
+    def _refuse(self, request: CollectRequest, reason: str) -> None:
+        acknowledged, request.acknowledged = request.acknowledged, None
+        if acknowledged is not None:
+            acknowledged.errback(Overloaded(f"the journal cannot be written: {reason}"))
+
+    def _mended(self) -> None:
+        self._broken = ""
+        self._logger.info("the journal can be written again")
+        self._put_again()
+
+    def _put_again(self) -> None:
+        unwritten, self._unwritten = self._unwritten, []
+        for item in unwritten:
+            if isinstance(item, Entry):
+                self._inbox_bytes += item.size
+            if self._writer is not None:
+                self._writer.put(item)
+
+    def _bury(
+        self,
+        record: Record,
+        failed: Mapping[str, int],
+        reason: str,
+        position: int,
+        request: CollectRequest | None,
+    ) -> None:
+        self._logger.error(
+            "{events} events can never be delivered and went to the dead letters: {reason}",
+            events=sum(failed.values()),
+            reason=reason,
+        )
+        letter = Letter(self._reactor.seconds(), reason, failed, record)
+        self.in_transit_events += sum(failed.values())
+        assert self._writer is not None
+        self._writer.put(LetterEntry(letter, position, request))
+
+    def _wait(self, requests: int, events: int) -> None:
+        self.waiting_requests += requests
+        self.waiting_events += events
+        self._metrics.gauge("journal_requests_current", self.waiting_requests)
+        self._metrics.gauge("journal_events_current", self.waiting_events)
+
+    def _recover(self) -> None:
+        self._in_keeper(self._store.recover).addCallbacks(self._has_recovered, self._keeper_failed)
+
+    def _has_recovered(self, recovered: Recovered) -> None:
+        self._recovered = True
+        self._cursor = -1
+        self._last_position = max(self._last_position, recovered.last)
+        self._metrics.count("journal_recovered_events_total", recovered.events)
+        self._wait(recovered.requests, recovered.events)
+        if recovered.requests:
+            self._logger.info(
+                "{requests} requests with {events} events wait in the journal of earlier runs",
+                requests=recovered.requests,
+                events=recovered.events,
+            )
+        assert self._writer is not None
+        if not self._store.unread:
+            self._writer.carry()
+        elif self._loops:
+            self._reactor.callLater(_RECOVER_AGAIN_SECONDS, self._recover)
+
+    def _pump(self) -> None:
+        """Bring the oldest waiting requests back, beside what comes in."""
+        now = self._reactor.seconds()
+        if (
+            self._reading
+            or self._pausing
+            or not self._recovered
+            or not self.waiting_requests
+            or not self._publisher.reachable
+            or now < self._not_before
+            or self._replaying > _REPLAY_REQUESTS // 2
+            or self._replaying_bytes > _REPLAY_BYTES // 2
+            or self._queued() > _QUEUED_BESIDE
+        ):
+            return
+        if self._cursor >= self._last_position:
+            if self._replaying:
+                return
+            self._cursor = -1
+        self._reading = True
+        reading = self._in_keeper(self._read, self._cursor, self._last_position)
+        reading.addCallbacks(self._has_read, self._keeper_failed)
+        reading.addBoth(self._read_ended)
+
+    def _read(self, after: int, upto: int) -> tuple[list[_Read], int]:
+        """In the keeper's thread."""
+        found, cursor = self._store.read(
+            after, upto, self._resident, _REPLAY_REQUESTS // 2, _REPLAY_BYTES // 2
+        )
+        return [self._decode(one) for one in found], cursor
+
+    def _decode(self, found: Found) -> _Read:
+        record = found.record
+        try:
+            batch = self._codecs[record.form].deserialize(record.wire)
+        except (BadRequestError, KeyError) as error:
+            return _Read(found, None, str(error))
+        request = CollectRequest(
+            Identifier(record.client, record.group),
+            batch.guid,
+            batch.sent_time,
+            batch.types,
+            batch.payloads,
+            record.received_at,
+        )
+        return _Read(found, request, "")
+
+    def _has_read(self, read: tuple[list[_Read], int]) -> bool:
+        reads, self._cursor = read
+        if self._pausing:
+            return False
+        if reads:
+            self._oldest = reads[0].found.record.received_at
+        for found, request, problem in reads:
+            if found.position in self._resident or self._store.is_done(found.position):
+                continue
+            record = found.record
+            self._wait(-1, -record.events)
+            self._resident.add(found.position)
+            if request is None:
+                self._bury(record, {"": record.events}, problem, found.position, None)
+                continue
+            entry = Entry(record, request)
+            entry.record = None
+            entry.position = found.position
+            entry.replayed = entry.in_memory = True
+            request.entry = entry
+            self._replaying += 1
+            self._replaying_bytes += entry.size
+            self._readmit(request)
+        return bool(reads)
+
+    def _read_ended(self, found: bool | None) -> None:
+        self._reading = False
+        if found:
+            self._pump()
+
+    def _replay_ended(self, entry: Entry, failed: bool) -> None:
+        self._replaying -= 1
+        self._replaying_bytes -= entry.size
+        entry.replayed = False
+        if not failed:
+            self._failures = 0
+            if self._replaying == _REPLAY_REQUESTS // 2:
+                self._pump()
+        elif self._reactor.seconds() >= self._not_before:
+            pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
+            self._failures = min(self._failures + 1, 16)
+            jitter = random.uniform(0.5, 1)  # noqa: S311 - not for secrets
+            self._not_before = self._reactor.seconds() + pause * jitter
+
+    def _replay_letters(self) -> None:
+        """Take back the letters that `raccoon-journal replay` chose."""
+        if self._unwritten and not self._broken:
+            self._put_again()
+        if self._reading_letters or self._letters is None or self._broken:
+            return
+        self._reading_letters = True
+        reading = self._in_keeper(self._letters.to_replay, _LETTERS_AT_ONCE)
+        reading.addCallbacks(self._has_letters, self._letters_failed)
+
+    def _has_letters(self, letters: list[tuple[int, Letter]]) -> None:
+        left = len(letters)
+        if not left:
+            self._reading_letters = False
+        for number, letter in letters:
+            entry = Entry(letter.record, None)
+
+            def stored(number: int = number) -> None:
+                nonlocal left
+                left -= 1
+                assert self._letters is not None
+                removing = self._in_keeper(self._letters.remove, [number])
+                removing.addErrback(self._keeper_failed)
+                if not left:
+                    self._reading_letters = False
+
+            entry.stored = stored
+            self._metrics.count("journal_recovered_events_total", entry.events)
+            self._put(entry)
+
+    def _letters_failed(self, failure: Failure) -> None:
+        self._reading_letters = False
+        self._keeper_failed(failure)
+
+    def _tidy(self) -> None:
+        self._metrics.gauge("journal_bytes_current", self._size)
+        self._metrics.gauge("journal_oldest_age_seconds_current", self._oldest_age())
+        if self._tidying:
+            return
+        self._tidying = True
+
+        def done(_: Any) -> None:
+            self._tidying = False
+
+        tidying = self._in_keeper(self._tidy_store)
+        tidying.addCallbacks(self._measured, self._keeper_failed)
+        tidying.addBoth(done)
+
+    def _tidy_store(self) -> tuple[int, int]:
+        self._store.tidy()
+        assert self._letters is not None
+        try:
+            letters, _ = self._letters.count()
+        except apsw.Error:
+            letters = 0  # on a full disk there may be no room to open them
+        return self._store.size, letters
+
+    def _measured(self, measured: tuple[int, int]) -> None:
+        self._size, letters = measured
+        self._metrics.gauge("journal_dead_letters_current", letters)
+
+    def _oldest_age(self) -> float:
+        if not self.waiting_requests:
+            self._oldest = None
+        return 0.0 if self._oldest is None else self._reactor.seconds() - self._oldest
+
+    @inlineCallbacks
+    def _adopt(self) -> Any:
+        """Take over journals that no process has any more, a piece at a time."""
+        if self._adopting or self._broken or self._pausing:
+            return
+        self._adopting = True
+        try:
+            for directory in (yield self._in_keeper(self._left_parts)):
+                adoption = Adoption(directory, self._segment_bytes, self._damaged_elsewhere)
+                try:
+                    yield self._in_keeper(adoption.open)
+                    yield self._take_over(adoption)
+                except InUseError:
+                    pass  # its process has not ended yet
+                finally:
+                    yield self._in_keeper(adoption.close)
+        except (JournalError, apsw.Error, OSError) as error:
+            self._throttle.warn("a part of the journal is not adopted: {reason}", reason=str(error))
+        finally:
+            self._adopting = False
+
+    @inlineCallbacks
+    def _take_over(self, adoption: Adoption) -> Any:
+        events = 0
+        while (found := (yield self._in_keeper(adoption.next))) and not self._pausing:
+            came = sum(one.record.events for one in found)
+            events += came
+            self._metrics.count("journal_recovered_events_total", came)
+            yield DeferredList([self._put_and_wait(one.record) for one in found])
+            yield self._in_keeper(adoption.taken, [one.position for one in found])
+        letters = yield self._in_keeper(adoption.letters)
+        if letters and self._letters is not None:
+            yield self._in_keeper(self._letters.add, letters)
+        yield self._in_keeper(adoption.letters_taken)
+        self._logger.info(
+            "{events} waiting events and {letters} dead letters of {directory} were adopted",
+            events=events,
+            letters=len(letters),
+            directory=str(adoption.directory),
+        )
+
+    def _put_and_wait(self, record: Record) -> Deferred[None]:
+        stored: Deferred[None] = Deferred()
+        entry = Entry(record, None)
+        entry.stored = lambda: stored.callback(None)
+        self._put(entry)
+        return stored
+
+    def _damaged(self, segment: Segment, why: str, saved: list[Found]) -> None:
+        """In the keeper's thread: a segment is not what was written."""
+        self._reactor.callFromThread(self._save, segment, why, saved)
+
+    def _damaged_elsewhere(self, segment: Segment, why: str, saved: list[Found]) -> None:
+        """Likewise, of a journal that is adopted: its positions are not ours."""
+        self._reactor.callFromThread(self._save, segment, why, saved, False)
+
+    def _save(self, segment: Segment, why: str, saved: list[Found], ours: bool = True) -> None:
+        """Write again what could be read of a damaged segment, and only then set it aside."""
+        if ours:
+            saved = [found for found in saved if found.position not in self._resident]
+        events = sum(found.record.events for found in saved)
+        if ours and self._recovered:
+            waiting = [
+                segment.events[index]
+                for index in segment.waiting()
+                if files.position(segment.number, index) not in self._resident
+            ]
+            self._wait(-len(waiting), -sum(waiting))
+            self._metrics.count("journal_lost_events_total", max(sum(waiting) - events, 0))
+        else:
+            self._metrics.count("journal_recovered_events_total", events)
+        left = len(saved)
+
+        def stored() -> None:
+            nonlocal left
+            left -= 1
+            if left <= 0 and self._keeper is not None:
+                setting = self._in_keeper(segment.set_aside)
+                setting.addCallbacks(self._set_aside, self._keeper_failed, (why, len(saved)))
+
+        for found in saved:
+            entry = Entry(found.record, None)
+            entry.stored = stored
+            self._put(entry)
+        if not saved:
+            stored()
+
+    def _set_aside(self, path: Path, why: str, saved: int) -> None:
+        self._metrics.count("journal_segments_damaged_total", 1)
+        self._logger.error(
+            "a part of the journal is damaged and was set aside as {path}: {why};"
+            " {saved} requests in it could be read and are delivered",
+            path=str(path),
+            why=why,
+            saved=saved,
+        )
+
+    def _in_keeper(self, call: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        done: Deferred[Any] = Deferred()
+        if self._keeper is None:
+            return done  # closed: what follows is not to be
+
+        def run() -> None:
+            try:
+                result = call(*args)
+            except BaseException:
+                self._reactor.callFromThread(done.errback, Failure())
+            else:
+                self._reactor.callFromThread(done.callback, result)
+
+        self._keeper.submit(run)
+        return done
+
+    def _keeper_failed(self, failure: Failure) -> None:
+        self._throttle.error(
+            "the journal's keeper failed: {reason}", reason=failure.getErrorMessage()
+        )
+
+
+def _record(request: CollectRequest) -> Record:
+    identifier = request.identifier
+    wire, form = request.wire, PROTOBUF
+    if wire is None:
+        message = SendEventRequest(req_guid=request.guid)
+        if request.sent_time is not None:
+            seconds, rest = divmod(request.sent_time, 1)
+            # A client may send any time: one that cannot be said is left out.
+            with suppress(ValueError, OverflowError):
+                message.sent_time.seconds = int(seconds)
+                message.sent_time.nanos = int(rest * 1e9)
+        for kind, payload in zip(request.types, request.payloads, strict=True):
+            message.events.add(type=kind, event_bytes=payload)
+        wire = message.SerializeToString()
+    elif request.is_json:
+        form = JSON
+    return Record(
+        identifier.id, identifier.group, request.received_at, len(request.types), form, wire
+    )

@@ -1,0 +1,231 @@
+"""The one thread that writes to the journal, many requests at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import apsw
+
+from raccoon.journal.deadletters import DeadLetters, Letter
+from raccoon.journal.record import Record, encode
+from raccoon.journal.store import JournalError, Store
+
+_GROUP_BYTES = 1 << 20
+_GROUP_ITEMS = 4096
+_RETRY_SECONDS = 0.5
+_NO_DISK = "the journal's disk does not take writes"
+
+
+class Entry:
+    """A request on its way into the journal.
+
+    Attributes:
+        record: what is written; None once it was.
+        events: how many it holds.
+        size: bytes of its wire form.
+        request: the request in memory, or None where the journal alone has it.
+        position: where it is in the journal; -1 until it is written.
+        settled: its outcome is known: it need not be written any more.
+        in_memory: it is on its way to the destination.
+        replayed: it came back from disk.
+        stored: called once it is on disk, or None.
+    """
+
+    __slots__ = (
+        "events",
+        "in_memory",
+        "position",
+        "record",
+        "replayed",
+        "request",
+        "settled",
+        "size",
+        "stored",
+    )
+
+    def __init__(self, record: Record, request: Any) -> None:
+        self.record: Record | None = record
+        self.events = record.events
+        self.size = len(record.wire)
+        self.request = request
+        self.position = -1
+        self.settled = False
+        self.in_memory = False
+        self.replayed = False
+        self.stored: Callable[[], None] | None = None
+
+
+class LetterEntry:
+    """A dead letter on its way to disk.
+
+    Attributes:
+        letter: what is stored.
+        position: of the request in the journal, or -1 where it is not there.
+        request: the request in memory, which may still wait for its answer.
+    """
+
+    __slots__ = ("letter", "position", "request")
+
+    def __init__(self, letter: Letter, position: int, request: Any) -> None:
+        self.letter = letter
+        self.position = position
+        self.request = request
+
+    @property
+    def events(self) -> int:
+        """How many of its request's events were not delivered."""
+        return sum(self.letter.failed.values())
+
+
+class Writer:
+    """Commits in groups: what has come by `delay` seconds after the first, up to 1 MiB.
+
+    Results go to `written` and `failed`, called in the writer's thread once for each group.
+
+    Args:
+        store: the journal; opened by its owner.
+        letters: the dead letters.
+        delay: seconds.
+        written: takes the entries, the letters and the delivered positions of a commit, the
+            position of the first entry, and the seconds that the commit took.
+        failed: takes the entries that were not written, the positions whose delivery was not
+            noted on disk, and why.
+        unburied: takes the letters that were not written, and why.
+        recovered: called when the disk takes writes again after a failure.
+        broken: the store could not begin a segment yet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        letters: DeadLetters,
+        delay: float,
+        written: Callable[
+            [Sequence[Entry], Sequence[LetterEntry], Sequence[int], int, float], None
+        ],
+        failed: Callable[[Sequence[Entry], Sequence[int], str], None],
+        unburied: Callable[[Sequence[LetterEntry], str], None],
+        recovered: Callable[[], None],
+        broken: bool = False,
+    ) -> None:
+        self._store = store
+        self._letters = letters
+        self._delay = delay
+        self._written = written
+        self._failed = failed
+        self._unburied = unburied
+        self._recovered = recovered
+        self._inbox: deque[Entry | LetterEntry | int] = deque()
+        self._awake = threading.Event()
+        self._stopping = False
+        self._broken = broken
+        self._to_carry = False
+        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, item: Entry | LetterEntry | int) -> None:
+        """Have something written: an entry, a letter, or the position of a delivered request."""
+        self._inbox.append(item)
+        if not self._awake.is_set():
+            self._awake.set()
+
+    def carry(self) -> None:
+        """Have the newest segment hold what is known of all older ones."""
+        self._to_carry = True
+        self._awake.set()
+
+    def stop(self) -> None:
+        """Write what is left, and end. Blocking."""
+        self._stopping = True
+        self._awake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._awake.wait(_RETRY_SECONDS if self._broken else None)
+            stopping = self._stopping
+            if not stopping:
+                self._awake.clear()
+                if self._delay and not self._broken:
+                    time.sleep(self._delay)
+            if self._broken:
+                self._mend()
+            if self._to_carry and not self._broken:
+                self._carry()
+            while self._inbox:
+                self._commit()
+            if stopping:
+                return
+
+    def _commit(self) -> None:
+        entries, letters, delivered = self._take()
+        if not entries and not letters and not delivered:
+            return
+        if self._broken:
+            self._store.mark(delivered)
+            self._failed(entries, delivered, _NO_DISK)
+            self._unburied(letters, _NO_DISK)
+            return
+        began = time.perf_counter()
+        try:
+            records = [
+                (encode(entry.record), entry.events)
+                for entry in entries
+                if entry.record is not None
+            ]
+            first = self._store.write(records, delivered)
+        except JournalError as error:
+            self._broken = True
+            self._failed(entries, delivered, str(error))
+            self._unburied(letters, str(error))
+            return
+        if letters:
+            try:
+                self._letters.add(entry.letter for entry in letters)
+            except apsw.Error as error:
+                self._unburied(letters, str(error))
+                letters = []
+        self._written(entries, letters, delivered, first, time.perf_counter() - began)
+
+    def _carry(self) -> None:
+        self._to_carry = False
+        try:
+            self._store.carry()
+        except JournalError as error:
+            self._broken = True  # the next segment will hold it
+            self._failed((), (), str(error))
+
+    def _take(self) -> tuple[list[Entry], list[LetterEntry], list[int]]:
+        entries: list[Entry] = []
+        letters: list[LetterEntry] = []
+        delivered: list[int] = []
+        size = items = 0
+        inbox = self._inbox
+        while inbox and size < _GROUP_BYTES and items < _GROUP_ITEMS:
+            item = inbox.popleft()
+            items += 1
+            if isinstance(item, int):
+                delivered.append(item)
+            elif isinstance(item, LetterEntry):
+                letters.append(item)
+                size += len(item.letter.record.wire)
+            elif not item.settled:
+                entries.append(item)
+                size += item.size
+        return entries, letters, delivered
+
+    def _mend(self) -> None:
+        try:
+            self._store.reopen()
+        except JournalError:
+            return
+        self._broken = False
+        self._recovered()

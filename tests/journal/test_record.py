@@ -1,0 +1,82 @@
+"""Tests of raccoon.journal.record."""
+
+from __future__ import annotations
+
+import zlib
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.journal.record import JSON, PROTOBUF, DamagedError, Record, decode, encode
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+records = st.builds(
+    Record,
+    client=texts,
+    group=texts,
+    received_at=st.floats(allow_nan=False),
+    events=st.integers(0, 2**32 - 1),
+    form=st.sampled_from([JSON, PROTOBUF]),
+    wire=st.binary(max_size=200),
+)
+
+
+class RecordTests(SynchronousTestCase):
+    """What holds for any record and for any bytes."""
+
+    @given(st.lists(records, max_size=5))
+    def test_round_trip(self, written: list[Record]) -> None:
+        """Records written one behind the other are read as they were, in order."""
+        self.assertEqual(written, list(decode(b"".join(map(encode, written)))))
+
+    @given(st.binary(max_size=300))
+    def test_any_bytes(self, stored: bytes) -> None:
+        """Bytes that are no records are damaged, and nothing else happens."""
+        if stored:
+            self.assertRaises(DamagedError, list, decode(stored))
+        else:
+            self.assertEqual([], list(decode(stored)))
+
+    @given(st.lists(records, min_size=1, max_size=3), st.data())
+    def test_any_bit(self, written: list[Record], data: st.DataObject) -> None:
+        """A bit that is not as it was written is found, and what stands before it can be read."""
+        stored = bytearray(b"".join(map(encode, written)))
+        bit = data.draw(st.integers(0, len(stored) * 8 - 1))
+        stored[bit >> 3] ^= 1 << (bit & 7)
+        read = []
+        with self.assertRaises(DamagedError):
+            for record in decode(bytes(stored)):
+                read.append(record)
+        self.assertEqual(written[: len(read)], read)
+
+    @given(st.lists(records, min_size=1, max_size=3), st.data())
+    def test_any_end(self, written: list[Record], data: st.DataObject) -> None:
+        """A group that was cut off within a record is damaged."""
+        whole = list(map(encode, written))
+        stored = b"".join(whole)
+        ends = {sum(map(len, whole[:count])) for count in range(len(whole) + 1)}
+        end = data.draw(st.integers(0, len(stored)).filter(lambda at: at not in ends))
+        self.assertRaises(DamagedError, list, decode(stored[:end]))
+
+    @given(records, st.binary(min_size=1, max_size=20))
+    @example(Record("ab", "", 0.0, 1, PROTOBUF, b""), b"\xff\xfe")
+    def test_right_checksum(self, record: Record, name: bytes) -> None:
+        """Bytes of a client that are no text are damaged even where the checksum holds."""
+        stored = bytearray(encode(record._replace(client="x" * len(name))))
+        at = len(encode(record._replace(client="", group="", wire=b"")))
+        stored[at : at + len(name)] = name
+        stored[:4] = zlib.crc32(stored[4:]).to_bytes(4, "little")
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            self.assertRaises(DamagedError, list, decode(bytes(stored)))
+        else:
+            self.assertEqual([record._replace(client=text)], list(decode(bytes(stored))))
+
+    def test_impossible_lengths(self) -> None:
+        """A length that is shorter than its head does not lead round in circles."""
+        stored = bytearray(encode(Record("", "", 0.0, 1, JSON, b"")))
+        stored[4:8] = bytes(4)
+        stored[:4] = zlib.crc32(b"").to_bytes(4, "little")
+        self.assertRaises(DamagedError, list, decode(bytes(stored)))

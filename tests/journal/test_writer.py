@@ -1,0 +1,227 @@
+"""Tests of raccoon.journal.writer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from raccoon.journal.deadletters import DeadLetters, Letter
+from raccoon.journal.store import JournalError, Store
+from raccoon.journal.writer import Entry, LetterEntry, Writer
+from tests.journal.fakes import StoreCase, make_record
+
+
+class FailingStore(Store):
+    """A store whose disk takes nothing while `failing`."""
+
+    failing = False
+
+    def write(self, records: Sequence[tuple[bytes, int]], delivered: Iterable[int]) -> int:
+        if self.failing:
+            self.mark(delivered)
+            raise JournalError("no disk")
+        return super().write(records, delivered)
+
+    def reopen(self) -> None:
+        if self.failing:
+            raise JournalError("no disk")
+        super().reopen()
+
+    def carry(self) -> None:
+        if self.failing:
+            raise JournalError("no disk")
+        super().carry()
+
+
+class Seen:
+    """What the writer said, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+
+    def written(
+        self,
+        entries: Sequence[Entry],
+        letters: Sequence[LetterEntry],
+        delivered: Sequence[int],
+        first: int,
+        took: float,
+    ) -> None:
+        assert took > 0
+        self.said.append(("written", list(entries), list(letters), list(delivered), first))
+
+    def failed(self, entries: Sequence[Entry], delivered: Sequence[int], reason: str) -> None:
+        self.said.append(("failed", list(entries), list(delivered), reason))
+
+    def unburied(self, letters: Sequence[LetterEntry], reason: str) -> None:
+        if letters:
+            self.said.append(("unburied", list(letters), reason))
+
+    def recovered(self) -> None:
+        self.said.append(("recovered",))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        said, self.said = self.said, []
+        return said
+
+
+def make_entry(name: str, size: int = 20) -> Entry:
+    """A request to be written."""
+    return Entry(make_record(name, size), None)
+
+
+def make_letter(name: str, position: int = -1) -> LetterEntry:
+    """A letter to be written."""
+    return LetterEntry(Letter(1.0, "why", {"click": 1}, make_record(name)), position, None)
+
+
+class WriterTests(StoreCase):
+    """The writer without its thread, but for where it is started."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = FailingStore(self.directory, 1 << 20, lambda path, why, saved: None)
+        self.store.open()
+        self.addCleanup(self.store.close)
+        self.letters = DeadLetters(self.directory)
+        self.addCleanup(self.letters.close)
+        self.seen = Seen()
+        self.writer = Writer(
+            self.store,
+            self.letters,
+            0,
+            self.seen.written,
+            self.seen.failed,
+            self.seen.unburied,
+            self.seen.recovered,
+        )
+
+    def run_once(self) -> list[tuple[Any, ...]]:
+        """Let it write what waits; gives what it said."""
+        self.writer.stop()
+        self.writer._run()
+        self.writer._stopping = False
+        return self.seen.take()
+
+    def test_one_commit(self) -> None:
+        """What waits is written together, in its order, letters and deliveries too."""
+        a, b, letter = make_entry("a"), make_entry("b"), make_letter("c")
+        for item in (a, letter, b):
+            self.writer.put(item)
+        [(what, entries, letters, delivered, first)] = self.run_once()
+        self.assertEqual(("written", [a, b], [letter], []), (what, entries, letters, delivered))
+        self.writer.put(first)
+        self.assertEqual([("written", [], [], [first], first + 2)], self.run_once())
+        self.assertEqual(["b"], [record.client for record in self.waiting(self.store)])
+        self.assertEqual([(1, letter.letter)], list(self.letters.all()))
+
+    def test_large_group(self) -> None:
+        """A commit ends when it has its bytes; the rest is in the next."""
+        for number in range(5):
+            self.writer.put(make_entry(f"{number}", 400_000))
+        groups = [entries for _, entries, *_ in self.run_once()]
+        self.assertEqual([3, 2], [len(group) for group in groups])
+
+    def test_settled(self) -> None:
+        """A request whose outcome is known before its turn is not written."""
+        a, b = make_entry("a"), make_entry("b")
+        self.writer.put(a)
+        self.writer.put(b)
+        a.settled = True
+        [(_, entries, *_)] = self.run_once()
+        self.assertEqual([b], entries)
+
+    def test_nothing_left(self) -> None:
+        """A group of which nothing is left makes no commit."""
+        a = make_entry("a")
+        self.writer.put(a)
+        a.settled = True
+        self.assertEqual([], self.run_once())
+
+    def test_disk_fails(self) -> None:
+        """What is not written is given back, and so is all that follows until the disk works."""
+        a, b, c = make_entry("a"), make_entry("b"), make_entry("c")
+        letter = make_letter("d")
+        self.store.failing = True
+        self.writer.put(a)
+        self.assertEqual([("failed", [a], [], "no disk")], self.run_once())
+        for item in (b, letter):
+            self.writer.put(item)
+        self.assertEqual(
+            [("failed", [b], []), ("unburied", [letter])], [said[:-1] for said in self.run_once()]
+        )
+        self.store.failing = False
+        self.writer.put(c)
+        self.assertEqual(["recovered", "written"], [said[0] for said in self.run_once()])
+        self.assertEqual(["c"], [record.client for record in self.waiting(self.store)])
+
+    def test_delivered_while_the_disk_fails(self) -> None:
+        """A delivery is known though it cannot be noted, and is noted once it can."""
+        self.writer.put(make_entry("a"))
+        self.writer.put(make_entry("b"))
+        [(*_, first)] = self.run_once()
+        self.store.failing = True
+        self.writer.put(first)
+        self.assertEqual([("failed", [], [first], "no disk")], self.run_once())
+        self.assertTrue(self.store.is_done(first))
+        self.writer.put(first + 1)
+        self.run_once()
+        self.assertTrue(self.store.is_done(first + 1))
+        self.store.failing = False
+        self.writer.put(make_entry("c"))
+        self.run_once()
+        self.crash(self.store)
+        store = self.open()
+        store.recover()
+        self.assertEqual(["c"], [record.client for record in self.waiting(store)])
+
+    def test_letters_fail(self) -> None:
+        """A letter that cannot be stored is given back; all else of its commit is written."""
+        (self.directory / "dead-letters.db").write_bytes(b"something else" * 1000)
+        a, letter = make_entry("a"), make_letter("b")
+        self.writer.put(a)
+        self.writer.put(letter)
+        unburied, written = self.run_once()
+        self.assertEqual(("unburied", [letter]), unburied[:2])
+        self.assertEqual(("written", [a], []), written[:3])
+
+    def test_carry_fails(self) -> None:
+        """What older segments say is noted by the next one where the newest cannot be written."""
+        self.store.failing = True
+        self.writer.carry()
+        self.assertEqual([("failed", [], [], "no disk")], self.run_once())
+        self.store.failing = False
+        self.writer.put(make_entry("a"))
+        self.assertEqual(["recovered", "written"], [said[0] for said in self.run_once()])
+
+    def test_thread(self) -> None:
+        """What many threads put in is all written once, by one thread, by when it has stopped."""
+        entries = [make_entry(f"{number}") for number in range(200)]
+        self.writer.start()
+
+        def put(own: list[Entry]) -> None:
+            for entry in own:
+                self.writer.put(entry)
+
+        threads = [threading.Thread(target=put, args=(entries[n::4],)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.writer.stop()
+        written = [entry for _, group, *_ in self.seen.take() for entry in group]
+        self.assertEqual(len(entries), len(written))
+        self.assertEqual(set(entries), set(written))
+        self.assertEqual(
+            [entry.record for entry in written], self.waiting(self.store), "not in this order"
+        )
+
+    def test_stop_with_a_failing_disk(self) -> None:
+        """It ends with a disk that fails, and gives back what was not written."""
+        self.writer.start()
+        self.store.failing = True
+        entry = make_entry("a")
+        self.writer.put(entry)
+        self.writer.stop()
+        self.assertEqual([entry], [e for _, group, *_ in self.seen.take() for e in group])
