@@ -1,0 +1,58 @@
+"""The floor: what producing the same events costs without any server.
+
+    python -m benchmarks.floor BOOTSTRAP TOPIC EVENTS SECONDS
+
+One loop hands librdkafka batches of EVENTS events of 200 bytes, as requests bring them, and counts
+the delivery reports, without which no server could acknowledge anything. Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+from confluent_kafka import KafkaError, Message, Producer
+
+SIZE = 200
+_FLUSH_SECONDS = 30
+
+
+def produce(bootstrap: str, topic: str, events: int, seconds: float) -> dict[str, float]:
+    """Produce for so long; gives events, seconds and CPU seconds, and what failed."""
+    payloads = [f"{index}/".encode().ljust(SIZE, b"x") for index in range(events)]
+    delivered = failed = 0
+
+    def report(error: KafkaError | None, _message: Message) -> None:
+        nonlocal delivered, failed
+        if error is None:
+            delivered += 1
+        else:
+            failed += 1
+
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True}
+    )
+    producer.list_topics(topic, timeout=_FLUSH_SECONDS)
+    sent = 0
+    began, cpu = time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        taken = producer.produce_batch(
+            topic, [{"value": payload} for payload in payloads], callback=report
+        )
+        sent += taken
+        # What found no room in the queue is not sent again: another batch is as good.
+        producer.poll(0 if taken == events else 0.01)
+    left = producer.flush(_FLUSH_SECONDS)
+    took, used = time.perf_counter() - began, time.process_time() - cpu
+    return {
+        "events": delivered,
+        "errors": failed + left + (sent - delivered - failed - left),
+        "seconds": took,
+        "cpu_seconds": used,
+    }
+
+
+if __name__ == "__main__":
+    address, name, in_batch, duration = sys.argv[1:]
+    sys.stdout.write(json.dumps(produce(address, name, int(in_batch), float(duration))) + "\n")
