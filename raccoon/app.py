@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import resource
-import signal
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import TimeoutError, inlineCallbacks
-from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from raccoon import __version__
@@ -19,26 +23,48 @@ from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
 from raccoon.health import RUNNING, STOPPING, Health
 from raccoon.identification import Identification
-from raccoon.listening import default_endpoint
+from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.journal.adoption import left_parts, part_of
+from raccoon.journal.service import JournalService
+from raccoon.listening import default_endpoint, listen
 from raccoon.logs import bridge_standard_logging
-from raccoon.metrics.registry import Metrics
+from raccoon.memory import give_back, spare_the_collector
+from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsService
+from raccoon.metrics.statsd import SampledMetrics, StatsdSender, StatsdService
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
 from raccoon.publisher.service import PublisherService
 from raccoon.serialization import JsonSerializer, ProtobufSerializer
+from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.service import GrpcService
 from raccoon.service.grpc.servicer import EventServicer
+from raccoon.service.grpc.stream import StreamServicer
 from raccoon.service.rest.cors import CorsPolicy
 from raccoon.service.rest.resource import Codec, RestResource
 from raccoon.service.rest.service import RestService
 from raccoon.service.rest.site import EventSite
+from raccoon.service.rest.websocket.connections import ConnectionTable
 from raccoon.service.rest.websocket.factory import EventWebSocketFactory, UpgradeResource
+from raccoon.signals import stop_on_signals
 from raccoon.worker import WorkerService
 
-_SETTLE_SECONDS = 1.0
+SETTLE_SECONDS = 1.0
 _FILES_BESIDE_CONNECTIONS = 200
-_COLLECT_AFTER = (20_000, 10, 10)
+_GIVE_BACK_SECONDS = 30.0
+_UNLIMITED = 1 << 30
+
+
+class Shared(NamedTuple):
+    """What a worker has in common with others; see raccoon.workers.
+
+    Attributes:
+        listen: opens the HTTP listener.
+        make_table: makes the table of WebSocket connections.
+    """
+
+    listen: Callable[[IProtocolFactory], IListeningPort]
+    make_table: Callable[[IMetrics], ConnectionTable]
 
 
 class RaccoonService(MultiService):
@@ -49,6 +75,7 @@ class RaccoonService(MultiService):
         settings: the configuration.
         http: endpoint string of the HTTP listener, or None for SERVER_WEBSOCKET_PORT.
         grpc: host:port of the gRPC listener, or None for SERVER_GRPC_PORT.
+        shared: of a worker among others; None: this is the only process.
 
     Raises:
         StartError: the chosen publisher is not installed.
@@ -57,20 +84,38 @@ class RaccoonService(MultiService):
     _logger = Logger()
 
     def __init__(
-        self, reactor: Any, settings: Settings, http: str | None = None, grpc: str | None = None
+        self,
+        reactor: Any,
+        settings: Settings,
+        http: str | None = None,
+        grpc: str | None = None,
+        shared: Shared | None = None,
     ) -> None:
         super().__init__()
+        self._shared = shared
+        self.left = 0
         self._reactor = reactor
         self._settings = settings
-        self.metrics = Metrics(settings.metric.label_values)
-        self.collector = Collector(settings.worker, settings.event, self.metrics, reactor.seconds)
+        self._give_back = LoopingCall(give_back)
+        self._give_back.clock = reactor
+        sampled = None
+        if settings.metric.statsd_enabled:
+            sampled = SampledMetrics(settings.metric.label_values)
+        self.metrics = sampled or Metrics(settings.metric.label_values)
+        self.metrics.gauge("connections_limit_current", settings.websocket.max_conn)
         identification = Identification(settings.websocket, settings.limits)
         json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
         protobuf = Codec(
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
         )
         publisher = make_publisher(PublisherContext(settings, self.metrics))
-        self.health = Health(self.collector, publisher)
+        self._journal = _make_journal(reactor, settings, publisher, self.metrics)
+        self.collector = Collector(
+            settings.worker, settings.event, self.metrics, reactor.seconds, self._journal
+        )
+        if self._journal is not None:
+            self._journal.attach(self.collector.admit, self.collector.waiting)
+        self.health = Health(self.collector, publisher, self._journal)
         websocket = EventWebSocketFactory(
             reactor,
             self.collector,
@@ -80,6 +125,7 @@ class RaccoonService(MultiService):
             settings.websocket,
             settings.limits,
             self.metrics,
+            shared.make_table(self.metrics) if shared else None,
         )
         rest = RestResource(
             self.collector,
@@ -92,15 +138,46 @@ class RaccoonService(MultiService):
             reactor.seconds,
         )
         # gRPC decodes in its own threads, and so has a codec of its own.
+        decoded_in_threads = Codec(
+            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
+        )
+        inbox = Inbox(reactor)
         servicer = EventServicer(
-            reactor,
+            inbox,
             self.collector,
-            Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
+            decoded_in_threads,
             identification,
             self.metrics,
             reactor.seconds,
         )
-        self._prometheus = MetricsService(reactor, self.metrics, self.collector, settings.metric)
+        streams = StreamServicer(
+            inbox,
+            self.collector,
+            decoded_in_threads,
+            identification,
+            self.metrics,
+            reactor.seconds,
+            settings.limits.in_flight,
+        )
+        self._prometheus = MetricsService(
+            reactor,
+            self.metrics,
+            self.collector,
+            publisher,
+            self.health.reasons,
+            settings.metric,
+        )
+        self._statsd: StatsdService | None = None
+        if sampled is not None and shared is None:
+            self._statsd = StatsdService(
+                reactor,
+                self._prometheus.take,
+                sampled,
+                StatsdSender(settings.metric.statsd_address),
+                settings.metric.statsd_address,
+                settings.metric.statsd_flush_period_ms / 1000,
+            )
+            self._statsd.setServiceParent(self)
         self._publisher = PublisherService(reactor, publisher, settings.worker.pool_size)
         self._worker = WorkerService(
             reactor,
@@ -112,19 +189,19 @@ class RaccoonService(MultiService):
         )
         self._rest = RestService(
             reactor,
-            f"--http {http}" if http else f"SERVER_WEBSOCKET_PORT {settings.websocket.port}",
-            http or default_endpoint(settings.websocket.port),
+            shared.listen if shared else partial(listen, reactor, *http_address(settings, http)),
             EventSite(rest, UpgradeResource(websocket), settings.limits, reactor),
             websocket,
         )
         self._grpc = GrpcService(
             reactor,
-            f"--grpc {grpc}" if grpc else f"SERVER_GRPC_PORT {settings.grpc.port}",
-            grpc or f"[::]:{settings.grpc.port}",
+            *grpc_address(settings, grpc),
             servicer,
+            streams,
             self.health.reasons,
             settings.grpc,
             settings.limits,
+            shared is not None,
         )
         services: tuple[Service, ...] = (
             self._prometheus,
@@ -133,6 +210,8 @@ class RaccoonService(MultiService):
             self._grpc,
             self._rest,
         )
+        if self._journal is not None:
+            self._journal.setServiceParent(self)
         for service in services:
             service.setServiceParent(self)
 
@@ -161,8 +240,9 @@ class RaccoonService(MultiService):
         except RaccoonError as error:
             self._logger.critical("cannot start: {reason}", reason=str(error))
             raise
-        _spare_the_collector()
-        self._reactor.callWhenRunning(self._install_signals)
+        spare_the_collector()
+        self._give_back.start(_GIVE_BACK_SECONDS, now=False)
+        self._reactor.callWhenRunning(stop_on_signals, self._reactor, self._shared is None)
         self.health.phase = RUNNING
         self._say_where()
 
@@ -175,6 +255,8 @@ class RaccoonService(MultiService):
         closed. What is left undelivered is logged and counted to the event.
         """
         self.health.phase = STOPPING
+        if self._give_back.running:
+            self._give_back.stop()
         began = self._reactor.seconds()
         total = self._settings.worker.buffer_flush_timeout_ms / 1000
         flush = min(self._settings.publisher.kafka.flush_interval_ms / 1000, total / 2)
@@ -183,16 +265,26 @@ class RaccoonService(MultiService):
             waiting=self.collector.unsettled_events,
             seconds=total,
         )
+        if self._journal is not None:
+            self._journal.pause()
         yield self._rest.quiet()
-        self._grpc.quiet(total + _SETTLE_SECONDS)
-        left = yield self._worker.drain(total - flush)
-        left += yield self._publisher.close(flush)
-        try:
-            yield self.collector.when_idle().addTimeout(_SETTLE_SECONDS, self._reactor)
-        except TimeoutError:
-            left += self.collector.unsettled_events
+        self._grpc.quiet(total + SETTLE_SECONDS)
+        failed_before = self._worker.failed_events
+        yield self._worker.drain(total - flush)
+        yield self._publisher.close(flush)
+        with suppress(TimeoutError):
+            yield self.collector.when_idle().addTimeout(SETTLE_SECONDS, self._reactor)
+        left = self._worker.failed_events - failed_before + self.collector.unsettled_events
+        kept = 0
+        if self._journal is not None:
+            kept = yield self._journal.close()
+            if kept:
+                self._logger.info("{kept} events wait in the journal for the next start", kept=kept)
+        self.left = left
         self.metrics.gauge("events_left_at_shutdown_current", left)
         yield super().stopService()
+        if self._statsd is not None:
+            yield self._statsd.close()
         took = round(self._reactor.seconds() - began, 3)
         if left:
             self._logger.error(
@@ -200,8 +292,14 @@ class RaccoonService(MultiService):
                 left=left,
                 took=took,
             )
+        elif kept:
+            self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
         else:
             self._logger.info("stopped in {took} s; every accepted event was delivered", took=took)
+
+    def take(self) -> Snapshot:
+        """All metrics as they are now."""
+        return self._prometheus.take()
 
     def _say_where(self) -> None:
         settings = self._settings
@@ -209,13 +307,14 @@ class RaccoonService(MultiService):
         if "PUBLISHER_TYPE" not in settings.sources:
             known = settings.publisher_type == "kafka"
             chosen = "as bootstrap servers are set" if known else "as no Kafka servers are set"
-        self._logger.info(
-            "Raccoon {version} listens: HTTP {http}, gRPC {grpc}, metrics {metrics}",
-            version=__version__,
-            http=_shown(self._rest.address),
-            grpc=f"{self._grpc.host}:{self._grpc.port}",
-            metrics=_shown(self._prometheus.address) if self._prometheus.address else "off",
-        )
+        if self._shared is None:
+            self._logger.info(
+                "Raccoon {version} listens: HTTP {http}, gRPC {grpc}, metrics {metrics}",
+                version=__version__,
+                http=shown(self._rest.address),
+                grpc=f"{self._grpc.host}:{self._grpc.port}",
+                metrics=shown(self._prometheus.address) if self._prometheus.address else "off",
+            )
         self._logger.info(
             "events go to {destination} (publisher {publisher}: {chosen}; acknowledgement {ack})",
             destination=self._publisher.publisher.destination,
@@ -223,6 +322,13 @@ class RaccoonService(MultiService):
             chosen=chosen,
             ack=settings.event.ack,
         )
+        if self._journal is not None:
+            self._logger.info(
+                "requests are kept in the journal {directory} until they are delivered, up to"
+                " {size} bytes",
+                directory=str(self._journal.directory.absolute()),
+                size=settings.journal.max_bytes,
+            )
 
     def _raise_file_limit(self) -> None:
         """Have a file descriptor for each connection that the configuration allows."""
@@ -243,41 +349,48 @@ class RaccoonService(MultiService):
                     needed=needed,
                 )
 
-    def _install_signals(self) -> None:
-        """SIGTERM and SIGINT drain and exit 0, where twistd would end by the signal itself."""
 
-        def stop(*_: object) -> None:
-            self._reactor.callFromThread(self._stop_reactor)
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(
-            signal.SIGHUP,
-            lambda *_: self._reactor.callFromThread(
-                self._logger.warn,
-                "SIGHUP: the configuration is read at start only; restart to change it",
-            ),
-        )
-
-    def _stop_reactor(self) -> None:
-        try:
-            self._reactor.stop()
-        except ReactorNotRunning:
-            self._logger.info("already stopping")
+def http_address(settings: Settings, http: str | None) -> tuple[str, str]:
+    """The setting that chose the HTTP listener, for an error, and its endpoint string."""
+    if http:
+        return f"--http {http}", http
+    port = settings.websocket.port
+    return f"SERVER_WEBSOCKET_PORT {port}", default_endpoint(port)
 
 
-def _spare_the_collector() -> None:
-    """Have the garbage collector pass over what start-up made, and run less often.
-
-    Requests leave few cycles behind; its default, every 700 allocations, costs 6 to 10% of the
-    CPU of a loaded server and its longest pauses.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
+def grpc_address(settings: Settings, grpc: str | None) -> tuple[str, str]:
+    """The setting that chose the gRPC listener, for an error, and its host:port."""
+    if grpc:
+        return f"--grpc {grpc}", grpc
+    return f"SERVER_GRPC_PORT {settings.grpc.port}", f"[::]:{settings.grpc.port}"
 
 
-def _shown(address: Any) -> str:
+def _make_journal(
+    reactor: Any, settings: Settings, publisher: IPublisher, metrics: Metrics
+) -> JournalService | None:
+    """The journal, where there is one."""
+    if not settings.journal_enabled:
+        return None
+    # What was accepted once is decoded again, whatever the limits are by then.
+    limits = attrs.evolve(
+        settings.limits, events=_UNLIMITED, request_bytes=_UNLIMITED, guid_length=_UNLIMITED
+    )
+    workers, index = settings.server.workers, settings.server.index
+    directory = Path(settings.journal.dir)
+    return JournalService(
+        reactor,
+        attrs.evolve(settings.journal, max_bytes=settings.journal.max_bytes // workers),
+        part_of(directory, workers, index),
+        partial(left_parts, directory, workers, index),
+        settings.event.ack,
+        JsonDeserializer(limits, settings.event),
+        ProtobufDeserializer(limits, settings.event),
+        publisher,
+        metrics,
+    )
+
+
+def shown(address: Any) -> str:
     """An address that is listened on, for people; a Unix socket has a name instead of a port."""
     if not hasattr(address, "port"):
         return str(getattr(address, "name", address))

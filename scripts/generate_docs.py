@@ -58,6 +58,7 @@ and with secrets masked, and exits. `twistd raccoon --help` lists the flags.
 Two flags have no variable: `--http` takes a Twisted endpoint string in place of
 `SERVER_WEBSOCKET_PORT`, as in `--http tcp:8080:interface=127.0.0.1`, and
 `--grpc` takes host:port in place of `SERVER_GRPC_PORT`, as in `--grpc 127.0.0.1:8081`.
+`--workers` is short for `--server.workers`.
 """
 
 _KAFKA_CLIENT = """\

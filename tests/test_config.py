@@ -132,6 +132,24 @@ class EnvironmentTests(SynchronousTestCase):
         self.assertEqual(1, settings.event.ack)
         self.assertEqual("PROVISIONED", settings.publisher.kinesis.stream_mode)
 
+    def test_statsd_address(self) -> None:
+        """StatsD is host:port, where the host may be missing, a name or an address."""
+        for given in (
+            ":8125",
+            "statsd:1",
+            "statsd-1.example.:65535",
+            "10.0.0.1:8125",
+            "[::1]:8125",
+        ):
+            settings = config.load({}, {"METRIC_STATSD_ADDRESS": given})
+            self.assertEqual(given, settings.metric.statsd_address)
+        for given in ("statsd", "statsd:", ":0", ":65536", "a b:1", "::1:8125", "udp://statsd:1"):
+            error = self.assertRaises(
+                config.ConfigError, config.load, {}, {"METRIC_STATSD_ADDRESS": given}
+            )
+            self.assertIn("METRIC_STATSD_ADDRESS", str(error))
+            self.assertIn("expected host:port", str(error))
+
     def test_booleans(self) -> None:
         """true, false, 1 and 0 are booleans in any letter case."""
         for text, expected in (("true", True), ("TRUE", True), ("1", True), ("False", False)):
@@ -162,6 +180,24 @@ class EnvironmentTests(SynchronousTestCase):
             {"bootstrap.servers": "a:9092,b:9092", "queue.buffering.max.ms": "7"},
             settings.publisher.kafka.client,
         )
+
+
+class WorkersTests(SynchronousTestCase):
+    """How many processes serve."""
+
+    def test_auto(self) -> None:
+        """`auto` is one for each core that this process may use."""
+        self.patch(config.os, "sched_getaffinity", lambda _: {2, 3, 7})
+        for given in ("auto", "AUTO"):
+            settings = config.load({}, {"SERVER_WORKERS": given})
+            self.assertEqual((3, 0), (settings.server.workers, settings.server.index))
+
+    def test_bad(self) -> None:
+        """What is neither `auto` nor a number from 1 is told with what was expected."""
+        for given in ("0", "all", "1.5"):
+            with self.assertRaises(ConfigError) as caught:
+                config.load({}, {"SERVER_WORKERS": given})
+            self.assertIn("expected auto, or a whole number from 1", str(caught.exception))
 
 
 class PublisherTypeTests(SynchronousTestCase):
@@ -208,7 +244,7 @@ class ProblemTests(SynchronousTestCase):
             {
                 "SERVER_WEBSOCKET_PORT": "70000",
                 "SERVER_CORS_ENABLED": "maybe",
-                "EVENT_ACK": "2",
+                "EVENT_ACK": "3",
                 "LOG_LEVEL": "loud",
                 "SERVER_WEBSOCKET_CONN_ID_HEADER": "X User",
                 "EVENT_TYPE_PATTERN": "[",
@@ -250,6 +286,19 @@ class ProblemTests(SynchronousTestCase):
         """Pub/Sub without a project is refused by the name of the missing option."""
         (problem,) = self.problems({"PUBLISHER_TYPE": "pubsub"})
         self.assertTrue(problem.startswith("PUBLISHER_PUBSUB_PROJECT_ID: missing"))
+
+    def test_pubsub_retention(self) -> None:
+        """A retention that Pub/Sub does not take is refused; none, and its bounds, are not."""
+        name = "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS"
+        for value in ("1", "599999", "2678400001"):
+            (problem,) = self.problems({name: value})
+            self.assertEqual(
+                f"{name}: {value}; expected 0, or a whole number from 600000 to 2678400000",
+                problem,
+            )
+        for value in ("0", "600000", "2678400000"):
+            settings = config.load({}, {name: value})
+            self.assertEqual(int(value), settings.publisher.pubsub.topic_retention_ms)
 
     def test_metrics_path(self) -> None:
         """The path of the scrape begins with a slash."""

@@ -64,7 +64,7 @@ class WrittenPagesTests(SynchronousTestCase):
 
     def test_links_lead_somewhere(self) -> None:
         """Each relative link in a page leads to a file of the project."""
-        pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+        pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")]
         self.assertIn(ROOT / "README.md", pages)
         for page in pages:
             for target in re.findall(r"\]\(([^)#:\s]+)[^):]*\)", page.read_text(encoding="utf-8")):

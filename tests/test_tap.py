@@ -62,6 +62,11 @@ class FlagTests(TapTestCase):
         self.assertEqual("tcp:1:interface=127.0.0.1", options["http"])
         self.assertEqual("127.0.0.1:2", options["grpc"])
 
+    def test_workers(self) -> None:
+        """`--workers` is short for `--server.workers`."""
+        self.assertEqual(3, self.parse("--workers=3").settings.server.workers)
+        self.assertEqual(1, self.parse(environment={}).settings.server.workers)
+
     def test_librdkafka(self) -> None:
         """Any --publisher.kafka.client.NAME is a librdkafka option, with = and with a space."""
         options = self.parse(
@@ -225,7 +230,7 @@ class MakeServiceTests(TapTestCase):
             StartError, tap.makeService, self.parse("--publisher.type=pigeon")
         )
         self.assertIn("PUBLISHER_TYPE: no publisher 'pigeon' is installed", str(error))
-        self.assertIn("kafka, log", str(error))
+        self.assertIn("kafka, kinesis, log, pubsub", str(error))
 
     def test_own_errors_are_one_line(self) -> None:
         """An error of ours that ends the process is a line, not a traceback."""

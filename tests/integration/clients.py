@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import NamedTuple, Protocol, Self
 
 import grpc
@@ -190,6 +191,63 @@ class GrpcClient(_Closing):
     def close(self) -> None:
         """Close the connection."""
         self._channel.close()
+
+
+class GrpcStreamClient(_Closing):
+    """One gRPC stream. `put`, `finish` and `cancel` do not wait; what reads does.
+
+    Args:
+        daemon: where to.
+        client_id: the client's.
+        channel: one to share, or None for one of its own.
+    """
+
+    def __init__(self, daemon: Daemon, client_id: str, channel: grpc.Channel | None = None) -> None:
+        self._channel = channel or grpc_channel(daemon)
+        self._own = channel is None
+        self._requests: SimpleQueue[bytes | None] = SimpleQueue()
+        method = self._channel.stream_stream(
+            "/raccoon.v1.EventStreamService/SendEvents",
+            request_serializer=bytes,
+            response_deserializer=protobuf_answer,
+        )
+        self.call = method(
+            iter(self._requests.get, None), metadata=((ID_HEADER.lower(), client_id),)
+        )
+
+    def put(self, *bodies: bytes) -> None:
+        """Have messages sent."""
+        for body in bodies:
+            self._requests.put(body)
+
+    def finish(self) -> None:
+        """Send no more."""
+        self._requests.put(None)
+
+    def read(self) -> Answer:
+        """The next answer."""
+        answer: Answer = next(self.call)
+        return answer
+
+    def rest(self) -> list[Answer]:
+        """All further answers, until the stream ends with OK."""
+        return list(self.call)
+
+    def status(self) -> tuple[grpc.StatusCode, str]:
+        """How the stream ended; waits for that."""
+        return self.call.code(), self.call.details()
+
+    def send(self, guid: str, events: Events) -> Answer:
+        """Send a request and wait for its answer."""
+        self.put(protobuf_request(guid, events))
+        return self.read()
+
+    def close(self) -> None:
+        """Go away."""
+        self.finish()
+        self.call.cancel()
+        if self._own:
+            self._channel.close()
 
 
 CODECS: dict[str, Callable[[Daemon, str], Client]] = {

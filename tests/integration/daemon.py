@@ -46,12 +46,14 @@ class Daemon:
         settings: its environment beside the ports and METRIC_PROMETHEUS_ENABLED.
         arguments: of twistd; `["raccoon"]` (as the default does) to daemonise, with `-n` it
             stays in the foreground.
+        under: a command that runs the one behind it, and its arguments; none for none.
     """
 
     def __init__(
         self,
         settings: Mapping[str, object] | None = None,
         arguments: Sequence[str] = ("-n", "raccoon"),
+        under: Sequence[str] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="raccoon-"))
         self.http_port = free_port()
@@ -65,6 +67,7 @@ class Daemon:
             **(settings or {}),
         }
         self.arguments = arguments
+        self.under = under
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self.directory / "log"
         self.pid = 0
@@ -75,9 +78,14 @@ class Daemon:
         Raises:
             AssertionError: it ended, or did not answer in 20 seconds; shows its log.
         """
+        self.spawn()
+        self._wait_for_ping()
+
+    def spawn(self) -> None:
+        """Start its process in the foreground; see `start`."""
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen(
-                [TWISTD, *self.arguments],
+                [*self.under, TWISTD, *self.arguments],
                 cwd=self.directory,
                 env=environment(self._settings),
                 stdin=subprocess.DEVNULL,
@@ -86,7 +94,6 @@ class Daemon:
             )
         self.pid = self._process.pid
         atexit.register(self.kill)
-        self._wait_for_ping()
 
     def daemonise(self) -> None:
         """Start it in the background, where it writes twistd.pid and twistd.log.
@@ -142,6 +149,13 @@ class Daemon:
         """Send it a signal and wait for its end; returns the exit code."""
         self.send_signal(number)
         return self.wait(timeout)
+
+    def crash(self) -> None:
+        """End it at once (SIGKILL); its directory and ports stay for another `start`."""
+        atexit.unregister(self.kill)
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
 
     def kill(self) -> None:
         """End it at once and remove its directory; for a test's end."""

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import grpc
 from websockets.exceptions import WebSocketException
 
-from tests.integration.clients import CODECS, Client
+from tests.integration.clients import CODECS, Client, protobuf_answer, protobuf_request
 from tests.integration.daemon import Daemon
+from tests.integration.raw import BINARY, RawWebSocket, frame
 
 LOST = (OSError, EOFError, http.client.HTTPException, WebSocketException, grpc.RpcError)
 _JOIN_SECONDS = 60
@@ -64,16 +65,24 @@ class Load:
         event_type: of every event.
         clients_per_codec: each has a connection and a thread.
         events: in a request.
+        tag: of the events' bytes, where several loads send to one topic; the event type else.
     """
 
     def __init__(
-        self, daemon: Daemon, event_type: str, clients_per_codec: int = 2, events: int = 5
+        self,
+        daemon: Daemon,
+        event_type: str,
+        clients_per_codec: int = 2,
+        events: int = 5,
+        tag: str = "",
     ) -> None:
         self._daemon = daemon
         self._event_type = event_type
         self._events = events
+        self._tag = tag or event_type
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self.sent: list[bytes] = []
         self.acknowledged: list[bytes] = []
         self.by_codec: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
@@ -107,7 +116,7 @@ class Load:
 
     def _run(self, codec: str, index: int) -> None:
         name = f"{codec}-{index}"
-        source = payloads(f"{self._event_type}/{name}", index)
+        source = payloads(f"{self._tag}/{name}", index)
         try:
             with CODECS[codec](self._daemon, name) as client:
                 while not self._stopping.is_set():
@@ -116,6 +125,8 @@ class Load:
             pass
 
     def _send(self, client: Client, codec: str, batch: list[bytes]) -> None:
+        with self._lock:
+            self.sent += batch
         answer = client.send("guid", [(self._event_type, payload) for payload in batch])
         with self._lock:
             if answer.ok:
@@ -125,3 +136,73 @@ class Load:
                 self.refusals[answer.reason] += 1
         if not answer.ok:
             time.sleep(_RETRY_PAUSE)
+
+
+class Flood:
+    """Requests at a rate at which Load's clients would be what is measured.
+
+    Each connection has some requests in flight; all of one connection run in one thread.
+
+    Args:
+        daemon: where to.
+        event_type: of every event.
+        connections: of WebSocket, a thread each.
+        in_flight: requests on each of them.
+        events: in a request.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        event_type: str,
+        connections: int = 4,
+        in_flight: int = 16,
+        events: int = 5,
+    ) -> None:
+        self._daemon = daemon
+        self._event_type = event_type
+        self._connections = connections
+        self._in_flight = in_flight
+        self._events = events
+        self._runs = 0
+        self.acknowledged: list[bytes] = []
+        self.refusals: Counter[str] = Counter()
+
+    def send(self, requests: int, rate: float = 0, timeout: float = 300) -> float:
+        """Have so many requests answered, on new connections; gives the seconds it took.
+
+        Args:
+            requests: in all.
+            rate: requests a second at most; 0 for as many as there can be.
+            timeout: seconds.
+        """
+        share, pause = requests // self._connections, self._connections / rate if rate else 0
+        self._runs += 1
+        began = time.monotonic()
+        in_threads(lambda index: self._run(index, share, pause), self._connections, timeout)
+        return time.monotonic() - began
+
+    def _run(self, index: int, requests: int, pause: float) -> None:
+        source = payloads(f"{self._event_type}/flood-{self._runs}-{index}", index)
+        waiting: dict[str, list[bytes]] = {}
+        sent = answered = 0
+        acknowledged: list[bytes] = []
+        began = time.monotonic()
+        with RawWebSocket(self._daemon.http_port, f"flood-{self._runs}-{index}") as client:
+            client.socket.settimeout(_JOIN_SECONDS)
+            while answered < requests:
+                time.sleep(max(began + answered * pause - time.monotonic(), 0))
+                while sent < requests and len(waiting) < self._in_flight:
+                    guid, sent = f"{sent}", sent + 1
+                    waiting[guid] = [next(source) for _ in range(self._events)]
+                    events = [(self._event_type, payload) for payload in waiting[guid]]
+                    client.send(frame(BINARY, protobuf_request(guid, events)))
+                _, message = client.read_frame()
+                answer = protobuf_answer(message)
+                batch = waiting.pop(answer.guid or "")
+                answered += 1
+                if answer.ok:
+                    acknowledged += batch
+                else:
+                    self.refusals[answer.reason] += 1
+        self.acknowledged += acknowledged

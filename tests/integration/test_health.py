@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.service.grpc.servicer import SERVICE
+from raccoon.service.grpc.stream import STREAM_SERVICE
 from tests.engines.ports import free_port
 from tests.integration.daemon import Daemon
 from tests.integration.raw import http_once
@@ -40,7 +42,7 @@ class HealthTests(SynchronousTestCase):
         daemon = self.serve()
         self.assertEqual(self.status(daemon, "/healthz")[0], 200)
         self.assertEqual(self.status(daemon, "/readyz")[0], 200)
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, STREAM_SERVICE):
             self.assertEqual(self.serving(daemon, service), HealthCheckResponse.SERVING)
 
     def test_without_its_broker(self) -> None:
@@ -60,6 +62,8 @@ class HealthTests(SynchronousTestCase):
             with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel:
                 database = ProtoReflectionDescriptorDatabase(channel)
                 if switched_on:
-                    self.assertIn(SERVICE, database.get_services())
+                    for service in (SERVICE, STREAM_SERVICE):
+                        self.assertIn(service, database.get_services())
+                        DescriptorPool(database).FindServiceByName(service)
                 else:
                     self.assertRaises(grpc.RpcError, database.get_services)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -124,16 +125,18 @@ class RunningTests(SynchronousTestCase):
 class RefusalTests(SynchronousTestCase):
     """Configurations that cannot be used: a non-zero exit code and one clear line."""
 
+    settings: ClassVar[dict[str, object]] = {}
+
     def check(self, settings: dict[str, object], *words: str) -> None:
         """Run it in the foreground and look for the words in the one line."""
-        self.check_run(Daemon(settings), *words)
+        self.check_run(Daemon({**self.settings, **settings}), *words)
 
     def check_background(self, settings: dict[str, object], *words: str) -> None:
         """Run it in the background and look for the words in one line of its log.
 
         What twistd itself says on the terminal is the first 100 bytes of it.
         """
-        daemon = Daemon(settings, ["raccoon"])
+        daemon = Daemon({**self.settings, **settings}, ["raccoon"])
         self.addCleanup(daemon.kill)
         done = daemon.run()
         self.assertNotEqual(done.returncode, 0, done.stdout)
@@ -200,11 +203,11 @@ class RefusalTests(SynchronousTestCase):
 
     def test_bad_option_value_of_the_tac_file(self) -> None:
         """`twistd -y raccoon.tac` tells a bad value as clearly."""
-        self.check_run(Daemon({"EVENT_ACK": "2"}, _TAC), "EVENT_ACK", "'2'", "one of 0, 1")
+        self.check_run(Daemon({"EVENT_ACK": "3"}, _TAC), "EVENT_ACK", "'3'", "one of 0, 1, 2")
 
     def test_every_bad_value_is_told_at_once(self) -> None:
         """Two bad values are two lines of one run."""
-        daemon = Daemon({"EVENT_ACK": "2", "SERVER_GRPC_PORT": "x"})
+        daemon = Daemon({"EVENT_ACK": "3", "SERVER_GRPC_PORT": "x"})
         self.addCleanup(daemon.kill)
         done = daemon.run()
         self.assertEqual(done.returncode, 1)
@@ -230,3 +233,13 @@ class RefusalTests(SynchronousTestCase):
             },
             "socket.timeout.ms",
         )
+
+
+class WorkersRefusalTests(RefusalTests):
+    """The same where several processes serve."""
+
+    settings: ClassVar[dict[str, object]] = {"SERVER_WORKERS": 2}
+
+    def test_bad_number_of_workers(self) -> None:
+        """A number of workers that is none is told with what was expected."""
+        self.check({"SERVER_WORKERS": "all"}, "SERVER_WORKERS", "'all'", "auto")
