@@ -126,8 +126,9 @@ class FailingDiskTests(JournalCase):
     """System calls of the running service that fail or kill it."""
 
     def child(self, daemon: Daemon) -> int:
-        """The process that strace runs."""
-        return int(Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()[0])
+        """The process that strace runs, or 0 if it is gone."""
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+        return int((children.read_text() if children.exists() else "").split(" ")[0] or 0)
 
     def test_sync_fails(self) -> None:
         """While fsync fails it acknowledges nothing and is not ready; then it goes on."""
