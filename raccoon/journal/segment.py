@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +31,13 @@ _UNMADE_BYTES = 5 * _PAGE_BYTES
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 
 _SCHEMA = """
-CREATE TABLE requests(first INTEGER PRIMARY KEY, events BLOB NOT NULL, body BLOB NOT NULL);
-CREATE TABLE delivered(low INTEGER PRIMARY KEY, high INTEGER NOT NULL);
+CREATE TABLE commits(
+    id INTEGER PRIMARY KEY,
+    first INTEGER NOT NULL,
+    events BLOB NOT NULL,
+    delivered BLOB NOT NULL,
+    body BLOB NOT NULL
+);
 CREATE TABLE carried(segment INTEGER PRIMARY KEY, done BLOB NOT NULL);
 """
 
@@ -189,7 +195,11 @@ class Segment:
                     return Delivered([], [])  # it ended while it was made
                 self.events = self._load_events(connection)
                 delivered = Delivered(
-                    list(connection.execute("SELECT low, high FROM delivered")),
+                    [
+                        one
+                        for (packed,) in connection.execute("SELECT delivered FROM commits")
+                        for one in _pairs(packed)
+                    ],
                     list(connection.execute("SELECT segment, done FROM carried")),
                 )
             finally:
@@ -239,9 +249,8 @@ class Segment:
             connection = self._open(apsw.SQLITE_OPEN_READONLY)
             try:
                 rows = connection.execute(
-                    "SELECT first, body FROM requests WHERE first >="
-                    " (SELECT coalesce(max(first), 0) FROM requests WHERE first <= ?)"
-                    " ORDER BY first",
+                    "SELECT first, body FROM commits"
+                    " WHERE length(body) AND first + length(events) / 4 > ? ORDER BY id",
                     (first,),
                 )
                 for start, body in rows:
@@ -257,7 +266,7 @@ class Segment:
         try:
             connection = self._open(apsw.SQLITE_OPEN_READONLY)
             try:
-                for start, body in connection.execute("SELECT first, body FROM requests"):
+                for start, body in connection.execute("SELECT first, body FROM commits"):
                     try:
                         for index, record in enumerate(decode(body), start):
                             saved.append((index, record))
@@ -321,9 +330,7 @@ class Segment:
 
     def _load_events(self, connection: apsw.Connection) -> array.array[int]:
         events = array.array("I")
-        for first, packed in connection.execute(
-            "SELECT first, events FROM requests ORDER BY first"
-        ):
+        for first, packed in connection.execute("SELECT first, events FROM commits ORDER BY id"):
             if first != len(events):
                 raise DamagedError(f"request {len(events)} is missing")
             counts = array.array("I")
@@ -332,16 +339,32 @@ class Segment:
         return events
 
 
-def insert(connection: apsw.Connection, first: int, records: Sequence[tuple[bytes, int]]) -> None:
-    """Write encoded records with their numbers of events, as one group."""
-    events = array.array("I", [count for _, count in records]).tobytes()
-    body = b"".join([encoded for encoded, _ in records])
-    connection.execute("INSERT INTO requests VALUES(?, ?, ?)", (first, events, body))
+def insert(
+    connection: apsw.Connection,
+    first: int,
+    records: Sequence[tuple[bytes, int]],
+    delivered: Iterable[tuple[int, int]],
+) -> None:
+    """Write a commit: encoded records with their numbers of events, and ranges of deliveries.
+
+    It is one statement, so that the writer's thread waits for the interpreter once and not at each
+    step of a transaction.
+    """
+    connection.execute(
+        "INSERT INTO commits(first, events, delivered, body) VALUES(?, ?, ?, ?)",
+        (
+            first,
+            array.array("I", [count for _, count in records]).tobytes(),
+            array.array("q", chain.from_iterable(delivered)).tobytes(),
+            b"".join([encoded for encoded, _ in records]),
+        ),
+    )
 
 
-def insert_delivered(connection: apsw.Connection, delivered: Iterable[tuple[int, int]]) -> None:
-    """Note that the requests of these ranges of positions were delivered."""
-    connection.executemany("INSERT OR REPLACE INTO delivered VALUES(?, ?)", delivered)
+def _pairs(packed: bytes) -> Iterator[tuple[int, int]]:
+    numbers = array.array("q")
+    numbers.frombytes(packed)
+    return zip(numbers[::2], numbers[1::2], strict=True)
 
 
 def ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -189,10 +189,7 @@ class Store:
             if self._active.size >= self._segment_bytes:
                 self._begin()
             segment, connection = self._active, self._connection
-            with connection:
-                if records:
-                    files.insert(connection, segment.total, records)
-                files.insert_delivered(connection, runs)
+            files.insert(connection, segment.total, records, runs)
             first = files.position(segment.number, segment.total)
             segment.events.extend([count for _, count in records])
             segment.total += len(records)

@@ -180,7 +180,7 @@ class ServerTests(ReadingCase):
         self.write(make_record("1"))
         left = self.as_after_a_kill()
         reader = apsw.Connection(str(left / "0000000001.journal"), flags=apsw.SQLITE_OPEN_READONLY)
-        rows = reader.execute("SELECT body FROM requests")
+        rows = reader.execute("SELECT body FROM commits")
         next(rows)
         self.directory, self.store = left, self.open(left)
         self.assertEqual([], self.damaged)

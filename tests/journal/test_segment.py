@@ -86,12 +86,10 @@ class FileTests(DirectoryCase):
         connection = segment.create()
         first = 0
         for group in groups:
-            with connection:
-                files.insert(connection, first, stored(group))
+            files.insert(connection, first, stored(group), [])
             first += len(group)
-        with connection:
-            files.insert_delivered(connection, [(5, 8)])
-            connection.execute("INSERT INTO carried VALUES(3, ?)", (b"\x05",))
+        files.insert(connection, first, [], [(5, 8)])
+        connection.execute("INSERT INTO carried VALUES(3, ?)", (b"\x05",))
         connection.close()
         return segment
 
@@ -180,7 +178,7 @@ class FileTests(DirectoryCase):
         """So is an unsealed one of which a group is missing."""
         segment = self.make([make_record("a")], [make_record("b")], [make_record("c")])
         connection = apsw.Connection(str(segment.path))
-        connection.execute("DELETE FROM requests WHERE first = 1")
+        connection.execute("DELETE FROM commits WHERE first = 1")
         connection.close()
         self.assertRaises(DamagedError, self.again().load)
         self.assertEqual(["a", "c"], [record.client for _, record in self.again().salvage()])
@@ -192,7 +190,7 @@ class FileTests(DirectoryCase):
         connection = apsw.Connection(str(segment.path))
         body = bytearray(b"".join(encoded for encoded, _ in stored(group)))
         body[len(stored(group)[0][0]) + 10] ^= 8
-        connection.execute("UPDATE requests SET body = ? WHERE first = 0", (bytes(body),))
+        connection.execute("UPDATE commits SET body = ? WHERE first = 0", (bytes(body),))
         connection.close()
         self.assertRaises(DamagedError, self.again().load)
         saved = [(index, record.client) for index, record in self.again().salvage()]

@@ -198,8 +198,7 @@ class FailureTests(StoreCase):
         segment, connection = store._active, store._connection
         assert segment is not None
         assert connection is not None
-        with connection:
-            files.insert(connection, segment.total, stored([make_record("doubtful")]))
+        files.insert(connection, segment.total, stored([make_record("doubtful")]), [])
         self.fail(store)
         store.reopen()
         place = store.write(stored([make_record("b")]), [])
