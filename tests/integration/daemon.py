@@ -182,6 +182,11 @@ class Daemon:
         """Where a service in the background writes its pid."""
         return self.directory / "twistd.pid"
 
+    @property
+    def journal(self) -> Path:
+        """The directory of its journal, where it has one."""
+        return self.directory / str(self._settings.get("JOURNAL_DIR", "raccoon-journal"))
+
     def log(self) -> str:
         """All that it wrote so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""

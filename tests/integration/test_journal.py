@@ -282,7 +282,7 @@ class DeadLetterTests(JournalCase):
         stored = Counter(payload for _, payload in self.broker.read([topic]))
         good = Counter(payload for events in requests.values() for _, payload in events)
         self.assertEqual(good - Counter([large[1], nowhere[1]]), stored)
-        letters = DeadLetters(daemon.directory / "raccoon-journal")
+        letters = DeadLetters(daemon.journal)
         self.addCleanup(letters.close)
         found = {letter.record.client: letter for _, letter in letters.all()}
         self.assertEqual({"large", "nowhere"}, set(found))
@@ -302,7 +302,7 @@ class OwnerTests(JournalCase):
     def test_two_processes(self) -> None:
         """A second one on the same directory ends at once, with one line that says why."""
         first = self.start()
-        second = Daemon(self.settings(JOURNAL_DIR=first.directory / "raccoon-journal"))
+        second = Daemon(self.settings(JOURNAL_DIR=first.journal))
         self.addCleanup(second.kill)
         done = second.run()
         self.assertNotEqual(0, done.returncode)
@@ -331,15 +331,14 @@ class WorkersTests(JournalCase):
             wait_until(lambda: load.requests() > 500, "load", 30)
             two.crash()
             load.stop()
-            directory = two.directory / "raccoon-journal"
-            parts = sorted(path.name for path in directory.glob("worker-*"))
+            parts = sorted(path.name for path in two.journal.glob("worker-*"))
             self.assertEqual(["worker-0", "worker-1"], parts)
         finally:
             self.broker.start()
-        one = self.start(JOURNAL_DIR=directory)
+        one = self.start(JOURNAL_DIR=two.journal)
         wait_until(lambda: one.log().count("were adopted") == 2, "both adopted", 30)
         self.settle(one)
         self.assertEqual(0, one.stop(), one.log())
         self.assertNotIn("Traceback", one.log())
         self.check_stored(topic, load.acknowledged, load.sent)
-        self.assertEqual([], list(directory.rglob("*.journal")))
+        self.assertEqual([], list(two.journal.rglob("*.journal")))
