@@ -160,20 +160,23 @@ class Writer:
                 self._mend()
             if self._to_carry and not self._broken:
                 self._carry()
-            while self._inbox:
-                self._commit()
+            # What comes meanwhile waits for the next commit, or each would be of a few.
+            waiting = len(self._inbox)
+            while waiting > 0 or (stopping and self._inbox):
+                waiting -= self._commit()
             if stopping:
                 return
 
-    def _commit(self) -> None:
-        entries, letters, delivered = self._take()
+    def _commit(self) -> int:
+        """Write one group; gives how many items it was."""
+        entries, letters, delivered, taken = self._take()
         if not entries and not letters and not delivered:
-            return
+            return taken
         if self._broken:
             self._store.mark(delivered)
             self._failed(entries, delivered, _NO_DISK)
             self._unburied(letters, _NO_DISK)
-            return
+            return taken
         began = time.perf_counter()
         try:
             records = [
@@ -186,7 +189,7 @@ class Writer:
             self._broken = True
             self._failed(entries, delivered, str(error))
             self._unburied(letters, str(error))
-            return
+            return taken
         if letters:
             try:
                 self._letters.add(entry.letter for entry in letters)
@@ -194,6 +197,7 @@ class Writer:
                 self._unburied(letters, str(error))
                 letters = []
         self._written(entries, letters, delivered, first, time.perf_counter() - began)
+        return taken
 
     def _carry(self) -> None:
         self._to_carry = False
@@ -203,7 +207,7 @@ class Writer:
             self._broken = True  # the next segment will hold it
             self._failed((), (), str(error))
 
-    def _take(self) -> tuple[list[Entry], list[LetterEntry], list[int]]:
+    def _take(self) -> tuple[list[Entry], list[LetterEntry], list[int], int]:
         entries: list[Entry] = []
         letters: list[LetterEntry] = []
         delivered: list[int] = []
@@ -220,7 +224,7 @@ class Writer:
             elif not item.settled:
                 entries.append(item)
                 size += item.size
-        return entries, letters, delivered
+        return entries, letters, delivered, items
 
     def _mend(self) -> None:
         try:
