@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from raccoon.journal.record import Record
+from raccoon.journal.segment import transaction
 
 FILE = "dead-letters.db"
 _BUSY_MS = 5000
@@ -82,7 +83,7 @@ class DeadLetters:
             connection.set_busy_timeout(_BUSY_MS)
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "FULL")
-            with connection:
+            with transaction(connection):
                 connection.execute(_SCHEMA)
             self._opened = connection
         return self._opened
@@ -118,7 +119,7 @@ class DeadLetters:
             )
             for letter in letters
         ]
-        with self._connection:
+        with transaction(self._connection):
             self._connection.executemany(
                 "INSERT INTO letters(stored_at, reason, failed, client, conn_group, received_at,"
                 " events, form, wire) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -162,7 +163,7 @@ class DeadLetters:
             self._opened = None
 
     def _change(self, statement: str, ids: Sequence[int]) -> int:
-        with self._connection:
+        with transaction(self._connection):
             self._connection.execute(statement, (json.dumps(ids),))
         return self._connection.changes()
 

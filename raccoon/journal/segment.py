@@ -6,7 +6,7 @@ import array
 import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -149,7 +149,7 @@ class Segment:
         # Not while requests wait: `seal` does it.
         connection.pragma("wal_autocheckpoint", 0)
         connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        with connection:
+        with transaction(connection):
             connection.execute(_SCHEMA)
         _sync_directory(self.path.parent)
         return connection
@@ -337,6 +337,23 @@ class Segment:
             counts.frombytes(packed)
             events += counts
         return events
+
+
+@contextmanager
+def transaction(connection: apsw.Connection) -> Iterator[None]:
+    """All or nothing of what is executed within.
+
+    A connection's own context hides why a commit failed behind the failure to roll it back, where
+    SQLite has done so already.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(apsw.Error):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def insert(

@@ -33,7 +33,7 @@ from raccoon.logs import Throttle
 from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 _PUMP_SECONDS = 0.02
-_TIDY_SECONDS = 1.0
+_TIDY_SECONDS = 0.5
 _LETTERS_SECONDS = 2.0
 _LETTERS_AT_ONCE = 100
 

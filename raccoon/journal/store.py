@@ -325,7 +325,7 @@ class Store:
             segment.remove()
             raise
         try:
-            with connection:
+            with files.transaction(connection):
                 for older in known:
                     done = bytes(older.done)
                     connection.execute("INSERT INTO carried VALUES(?, ?)", (older.number, done))
@@ -350,7 +350,7 @@ class Store:
         with self._lock:
             known = [segment for segment in self._segments.values() if segment.closed]
         try:
-            with self._connection:
+            with files.transaction(self._connection):
                 for older in known:
                     self._connection.execute(
                         "INSERT OR REPLACE INTO carried VALUES(?, ?)",

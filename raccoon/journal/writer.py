@@ -16,7 +16,7 @@ from raccoon.journal.store import JournalError, Store
 
 _GROUP_BYTES = 1 << 20
 _GROUP_ITEMS = 4096
-_RETRY_SECONDS = 0.5
+_RETRY_SECONDS = 0.25
 _NO_DISK = "the journal's disk does not take writes"
 
 

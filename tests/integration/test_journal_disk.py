@@ -20,6 +20,7 @@ from tests.integration.waiting import wait_until
 REFUSES_WITHIN = 0.05
 SERVES_WITHIN = 2.0
 _DISK_BYTES = 24 << 20
+_SPACE = 1 << 19
 _FILLER_BYTES = 8 << 20
 
 
@@ -112,6 +113,7 @@ class FullDiskTests(JournalCase):
         finally:
             self.broker.start()
         self.reachable(daemon)
+        wait_until(lambda: free(disk) > _SPACE, "space, as requests were delivered", 30)
         with CODECS["rest-json"](daemon, "client") as client:
             self.check_space(daemon, client, topic, acknowledged)
         self.settle(daemon)
@@ -120,6 +122,12 @@ class FullDiskTests(JournalCase):
         self.assertNotIn("damaged", daemon.log())
         stored = {payload for _, payload in self.broker.read([topic])}
         self.assertEqual(0, len(set(acknowledged) - stored), "acknowledged events are missing")
+
+
+def free(disk: Path) -> int:
+    """Bytes that can be written to it."""
+    status = os.statvfs(disk)
+    return status.f_bavail * status.f_frsize
 
 
 class FailingDiskTests(JournalCase):
