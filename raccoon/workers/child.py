@@ -11,6 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+if __name__ == "__main__":
+    # The terminal's, which reach the parent too; before the imports that take a while.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
 from twisted.internet.task import LoopingCall
@@ -122,9 +127,6 @@ class WorkerLink:
 
 def main() -> None:
     """Run the worker until it is told to stop or its parent is gone."""
-    # The terminal's, which reach the parent too.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     _name("raccoon-spare")
     end = socket.socket(fileno=CHANNEL_FD)
     word = read_message(end)

@@ -31,7 +31,6 @@ _LIMIT = 4 << 20
 _GOOD = protobuf_request("good", [("click", b"{}")])
 # grpcio's client takes in 4 MB of answers that nobody reads; of these, 18,000 are as much.
 _MUCH_TO_READ = protobuf_request("x" * 200, [("click", b"{}")])
-_UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
 
 def batches_read(daemon: Daemon) -> float:
@@ -131,7 +130,8 @@ class KafkaStreamTests(SharedCase):
         in_threads(run, 4)
         stopper.join()
         self.assertEqual(daemon.wait(), 0, daemon.log())
-        self.assertEqual(ends, [_UNAVAILABLE] * 4)
+        # With the server's words, or the transport's where a message was on its way to it.
+        self.assertEqual([code for code, _ in ends], [grpc.StatusCode.UNAVAILABLE] * 4)
         self.assertIn("every accepted event was delivered", daemon.log())
         self.assertNotIn("Traceback", daemon.log())
         stored = Counter(payload for _, payload in self.broker.read(["sigterm"]))
