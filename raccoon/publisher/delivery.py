@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError
 from raccoon.interfaces import Outcome
+from raccoon.publisher import PublisherContext
 
 
 class Failure(NamedTuple):
@@ -41,6 +42,35 @@ def outcome_of(failures: Sequence[tuple[str, int, Failure]], total: int) -> Publ
             lasting[event_type] += events
     failed = len(reasons)
     return PublishError(failed, total, reasons, lasting if lasting.total() == failed else None)
+
+
+def count_events(context: PublisherContext, name: str, delivery: CountedDelivery) -> int:
+    """Count what became of a finished delivery's events.
+
+    Args:
+        context: has the metrics and the routing pattern.
+        name: of the publisher, as its metrics begin.
+        delivery: whose every event is settled.
+
+    Returns:
+        How many of its events were given up because the publisher closed.
+    """
+    group = delivery.request.identifier.group
+    left = Counter(delivery.request.types)
+    abandoned = 0
+    for event_type, events, failure in delivery.failures:
+        labels = (context.route(event_type), group, event_type)
+        context.metrics.count(f"{name}_messages_undelivered_total", events, labels)
+        if failure.counter:
+            context.metrics.count(failure.counter, events, labels)
+        if failure.abandoned:
+            abandoned += events
+        left[event_type] -= events
+    for event_type, events in left.items():
+        if events:
+            labels = (context.route(event_type), group, event_type)
+            context.metrics.count(f"{name}_messages_delivered_total", events, labels)
+    return abandoned
 
 
 class Group:
@@ -149,3 +179,10 @@ class CountedDelivery(Delivery):
                 self.failures += [(kind, n, failure) for kind, n in self._left_of.items() if n]
         if left:
             self.finish()
+
+
+class RoomDelivery(CountedDelivery):
+    """Knows whether it takes room that is to be given back."""
+
+    __slots__ = ("has_room",)
+    has_room: bool

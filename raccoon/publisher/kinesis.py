@@ -19,7 +19,7 @@ from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, IPublisher, Outcome
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.delivery import CountedDelivery, Failure, Group, outcome_of
+from raccoon.publisher.delivery import Failure, Group, RoomDelivery, count_events, outcome_of
 from raccoon.publisher.kinesis_client import (
     KinesisClient,
     NoAnswerError,
@@ -97,13 +97,6 @@ class _Trouble(NamedTuple):
     whole: bool = True
 
 
-class _Delivery(CountedDelivery):
-    """Knows whether it takes room that is to be given back."""
-
-    __slots__ = ("has_room",)
-    has_room: bool
-
-
 @implementer(IPublisher)
 class KinesisPublisher:
     """Publishes to streams named by the routing pattern, in requests as full as can be.
@@ -148,7 +141,7 @@ class KinesisPublisher:
         self._cut_off = threading.Event()
         self._counting = threading.Condition()
         self._handing_over = 0
-        self._under_way: set[_Delivery] = set()
+        self._under_way: set[RoomDelivery] = set()
         self._abandoned = 0
         if self._keyed:
             alsoProvides(self, IOrderedPublisher)
@@ -182,7 +175,7 @@ class KinesisPublisher:
             self._handing_over += 1
         with self._turns.take(requests) if self._keyed else nullcontext():
             deadline = time.monotonic() + self._timeout
-            deliveries = [_Delivery(group, each, self._account, deadline) for each in requests]
+            deliveries = [RoomDelivery(group, each, self._account, deadline) for each in requests]
             for delivery in deliveries:
                 self._hand_over(delivery)
         with self._counting:
@@ -224,7 +217,7 @@ class KinesisPublisher:
             read_timeout=min(_READ_TIMEOUT, max(self._timeout, 1)),
         )
 
-    def _hand_over(self, delivery: _Delivery) -> None:
+    def _hand_over(self, delivery: RoomDelivery) -> None:
         request = delivery.request
         if not request.types:
             delivery.has_room = False
@@ -246,7 +239,7 @@ class KinesisPublisher:
                 then = partial(self._found_out, stream)
                 self._streams.ask(stream, delivery.deadline, then)
 
-    def _records(self, delivery: _Delivery) -> dict[str, list[Record]]:
+    def _records(self, delivery: RoomDelivery) -> dict[str, list[Record]]:
         """By stream; what is too large for any is settled."""
         request = delivery.request
         kinds = {}
@@ -271,24 +264,10 @@ class KinesisPublisher:
         else:
             _settle((record, failure) for record in self._outbox.remove(stream))
 
-    def _account(self, delivery: _Delivery) -> PublishError | None:
+    def _account(self, delivery: RoomDelivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
         request = delivery.request
-        group = request.identifier.group
-        left = Counter(request.types)
-        abandoned = 0
-        for event_type, events, failure in delivery.failures:
-            labels = (self._context.route(event_type), group, event_type)
-            self._metrics.count("kinesis_messages_undelivered_total", events, labels)
-            if failure.counter:
-                self._metrics.count(failure.counter, events, labels)
-            if failure.abandoned:
-                abandoned += events
-            left[event_type] -= events
-        for event_type, events in left.items():
-            if events:
-                labels = (self._context.route(event_type), group, event_type)
-                self._metrics.count("kinesis_messages_delivered_total", events, labels)
+        abandoned = count_events(self._context, self.name, delivery)
         with self._counting:
             self._abandoned += abandoned
             self._under_way.discard(delivery)

@@ -20,7 +20,7 @@ from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.batching import Batch, Batcher, KeyQueue
-from raccoon.publisher.delivery import CountedDelivery, Failure, Group, outcome_of
+from raccoon.publisher.delivery import Failure, Group, RoomDelivery, count_events, outcome_of
 from raccoon.publisher.known import Known
 from raccoon.publisher.pubsub_client import (
     REQUEST_BYTES,
@@ -63,13 +63,6 @@ _CLOSED = Failure("the server is shutting down", abandoned=True)
 _FULL = Failure("Pub/Sub takes events too slowly, retry")
 _EMPTY = Failure("Pub/Sub takes no empty event", lasting=True)
 _NO_ANSWER = Failure("Pub/Sub does not answer", _UNREACHABLE)
-
-
-class _Delivery(CountedDelivery):
-    """Knows whether it takes room that is to be given back."""
-
-    __slots__ = ("has_room",)
-    has_room: bool
 
 
 @implementer(IOrderedPublisher)
@@ -133,7 +126,7 @@ class PubSubPublisher:
         """Hand all events over and wait for their outcomes; see IPublisher."""
         group = Group(len(requests))
         deadline = time.monotonic() + self._timeout
-        deliveries = [_Delivery(group, request, self._account, deadline) for request in requests]
+        deliveries = [RoomDelivery(group, request, self._account, deadline) for request in requests]
         with self._counting:
             self._handing_over += 1
         with self._turns.take(requests) if self._ordered else nullcontext():
@@ -162,7 +155,7 @@ class PubSubPublisher:
             self._counting.wait_for(lambda: not self._handing_over, _LAST_CALLS)
             return self._abandoned
 
-    def _hand_over(self, delivery: _Delivery) -> None:
+    def _hand_over(self, delivery: RoomDelivery) -> None:
         request = delivery.request
         delivery.has_room = self._room.take(len(request.types), request.size, delivery.deadline)
         if not delivery.has_room:
@@ -199,7 +192,7 @@ class PubSubPublisher:
 
     def _hand_to_topic(
         self,
-        delivery: _Delivery,
+        delivery: RoomDelivery,
         path: str,
         key: str,
         event_type: str,
@@ -211,24 +204,10 @@ class PubSubPublisher:
         else:
             delivery.settle(event_type, len(events), failure)
 
-    def _account(self, delivery: _Delivery) -> PublishError | None:
+    def _account(self, delivery: RoomDelivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
         request = delivery.request
-        group = request.identifier.group
-        left = Counter(request.types)
-        abandoned = 0
-        for event_type, events, failure in delivery.failures:
-            labels = (self._context.route(event_type), group, event_type)
-            self._metrics.count("pubsub_messages_undelivered_total", events, labels)
-            if failure.counter:
-                self._metrics.count(failure.counter, events, labels)
-            if failure.abandoned:
-                abandoned += events
-            left[event_type] -= events
-        for event_type, events in left.items():
-            if events:
-                labels = (self._context.route(event_type), group, event_type)
-                self._metrics.count("pubsub_messages_delivered_total", events, labels)
+        abandoned = count_events(self._context, self.name, delivery)
         if abandoned:
             with self._counting:
                 self._abandoned += abandoned
