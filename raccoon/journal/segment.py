@@ -75,7 +75,7 @@ class Segment:
         size: bytes on disk.
         closed: nothing more will be written to it.
         events: of each request, in order.
-        verified: its bytes are those that were sealed.
+        sealed: it is in its last form, and its bytes are those that were sealed.
     """
 
     def __init__(self, directory: Path, number: int) -> None:
@@ -86,7 +86,6 @@ class Segment:
         self.size = 0
         self.closed = False
         self.sealed = False
-        self.verified = False
         self.done = bytearray()
         self.events = array.array("I")
 
@@ -225,7 +224,7 @@ class Segment:
         temporary.rename(self._sum_path)
         _sync_directory(self.path.parent)
         self.size = self.path.stat().st_size
-        self.sealed = self.verified = True
+        self.sealed = True
 
     def verify(self) -> None:
         """Compare a sealed file with its checksum.
@@ -236,7 +235,7 @@ class Segment:
         if self._sum_path.read_bytes() != _digest(self.path).encode():
             raise DamagedError("the file does not match its checksum")
         self.size = self.path.stat().st_size
-        self.sealed = self.verified = True
+        self.sealed = True
 
     def read(self, first: int) -> Generator[tuple[int, list[Record]]]:
         """The groups that end after index `first`: the index of the first record, and all.

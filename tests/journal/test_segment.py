@@ -125,7 +125,7 @@ class FileTests(DirectoryCase):
             segment = self.again()
             segment.load()
             self.assertEqual([1], list(segment.events))
-            self.assertTrue(segment.verified)
+            self.assertTrue(segment.sealed)
 
     def test_read_from(self) -> None:
         """Reading begins with the group that holds the index."""
