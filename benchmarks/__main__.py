@@ -16,7 +16,7 @@ from benchmarks.cases import STEADY_RATE, all_cases
 from benchmarks.errors import BenchmarkError
 from benchmarks.run import Run, say
 from benchmarks.servers import SETTINGS
-from tests.engines.kafka import EngineError
+from tests.engines.process import EngineError
 
 _ABOUT = """\
 Measures `twistd raccoon` against a real Kafka, one protocol after the other.

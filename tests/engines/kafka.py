@@ -9,29 +9,26 @@ on first use (kafka-pom.xml says which) and are kept in .cache/.
 from __future__ import annotations
 
 import argparse
-import atexit
 import base64
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.engines.ports import free_port
+from tests.engines.process import EngineError, EngineProcess, serve
 
 _POM = Path(__file__).with_name("kafka-pom.xml")
 _CACHE = Path(__file__).parents[2] / ".cache"
 _START_SECONDS = 60
-_STOP_SECONDS = 20
 _DOWNLOAD_SECONDS = 600
 _READ_SECONDS = 30
 _PARTITIONS = 3
@@ -49,10 +46,6 @@ _JVM = (
 )
 
 
-class EngineError(Exception):
-    """The broker cannot be run; the message is one line."""
-
-
 class Record(NamedTuple):
     """One record of a topic; `produced_at` is Unix seconds by the producer's clock."""
 
@@ -64,7 +57,7 @@ class Record(NamedTuple):
     produced_at: float
 
 
-class KafkaBroker:
+class KafkaBroker(EngineProcess):
     """A broker on 127.0.0.1 whose data and port outlive its process.
 
     Args:
@@ -107,19 +100,6 @@ class KafkaBroker:
         self._partitions = partitions
         self._jvm = jvm
         self._more = properties or {}
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> KafkaBroker:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def start(self) -> None:
         """Start it, again on the same data if it ran before; returns when it answers.
@@ -154,46 +134,7 @@ class KafkaBroker:
                 stderr=log,
                 start_new_session=True,  # Ctrl-C in the terminal is for the one who started it
             )
-        atexit.register(self.kill)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise EngineError(f"Kafka did not start: {' '.join(self.log().split())}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """End it in an orderly way (SIGTERM)."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self.kill()
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL); data and port stay for another `start`."""
-        atexit.unregister(self.kill)
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Let it do nothing more, its connections still open (SIGSTOP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def wait(self) -> int:
-        """Wait until its process ends by itself; returns the exit code."""
-        assert self._process is not None
-        return self._process.wait()
+        self._wait_for(self._answers, "Kafka")
 
     def log(self) -> str:
         """The end of what it wrote."""
@@ -427,19 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
     start.add_argument("--no-auto-create", action="store_true", help="make no topic by itself")
     options = parser.parse_args(arguments)
     broker = KafkaBroker(options.directory, options.port, auto_create=not options.no_auto_create)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        broker.start()
-        sys.stdout.write(broker.bootstrap + "\n")
-        sys.stdout.flush()
-        return broker.wait()
-    except EngineError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        broker.stop()
+    return serve(broker, broker.bootstrap)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ It keeps everything in memory: streams and records end with its process.
 from __future__ import annotations
 
 import argparse
-import atexit
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import boto3
@@ -26,21 +23,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.engines.ports import free_port
+from tests.engines.process import EngineError, EngineProcess, serve
 
 REGION = "eu-west-1"
 _PROJECT = Path(__file__).parents[2]
-_START_SECONDS = 60
-_STOP_SECONDS = 20
 _READ_SECONDS = 30
 _SHARDS = 2
 _LOG_TAIL = 2000
 
 
-class EngineError(Exception):
-    """The server cannot be run; the message is one line."""
-
-
-class KinesisServer:
+class KinesisServer(EngineProcess):
     """A server on 127.0.0.1 whose port outlives its process.
 
     Args:
@@ -51,19 +43,6 @@ class KinesisServer:
         self.port = port or free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the object
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> KinesisServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def start(self) -> None:
         """Start it, empty; returns when it answers.
@@ -79,52 +58,12 @@ class KinesisServer:
             stderr=self._log,
             start_new_session=True,  # Ctrl-C in the terminal is for the one who started it
         )
-        atexit.register(self.kill)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                log = " ".join(self.log().split())
-                self.kill()
-                raise EngineError(f"moto's server did not start: {log}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """End it in an orderly way (SIGTERM)."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self.kill()
-
-    def kill(self) -> None:
-        """End it at once (SIGKILL); the port stays for another `start`."""
-        atexit.unregister(self.kill)
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self._wait_for(self._answers, "moto's server")
 
     def restart(self) -> None:
         """Kill it and start it again, empty."""
         self.kill()
         self.start()
-
-    def freeze(self) -> None:
-        """Let it do nothing more, its connections still open (SIGSTOP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def wait(self) -> int:
-        """Wait until its process ends by itself; returns the exit code."""
-        assert self._process is not None
-        return self._process.wait()
 
     def log(self) -> str:
         """The end of what it wrote."""
@@ -231,19 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = commands.add_parser("start", help="run in the foreground until SIGTERM or SIGINT")
     start.add_argument("--port", type=int, help="a free one if not given")
     server = KinesisServer(parser.parse_args(arguments).port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        server.start()
-        sys.stdout.write(server.endpoint + "\n")
-        sys.stdout.flush()
-        return server.wait()
-    except EngineError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        server.stop()
+    return serve(server, server.endpoint)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ Java. It keeps everything in memory: topics, subscriptions and messages end with
 from __future__ import annotations
 
 import argparse
-import atexit
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -30,10 +27,9 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from google.pubsub_v1.types import PubsubMessage
 
 from tests.engines.ports import free_port
+from tests.engines.process import EngineError, EngineProcess, serve
 
 PROJECT = "raccoon-tests"
-_START_SECONDS = 60
-_STOP_SECONDS = 20
 _CALL_SECONDS = 10
 _READ_SECONDS = 30
 _QUIET_SECONDS = 1.0
@@ -43,11 +39,7 @@ _PULL = 1000
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
-class EngineError(Exception):
-    """The emulator cannot be run; the message is one line."""
-
-
-class PubSubEmulator:
+class PubSubEmulator(EngineProcess):
     """An emulator on 127.0.0.1 whose port outlives its process, and whose data does not.
 
     Args:
@@ -58,20 +50,7 @@ class PubSubEmulator:
         self.port = port or free_port()
         self.host = f"127.0.0.1:{self.port}"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the object
-        self._process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None
-
-    def __enter__(self) -> PubSubEmulator:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.kill()
 
     def start(self) -> None:
         """Start it, empty; returns when it answers.
@@ -86,50 +65,14 @@ class PubSubEmulator:
             stderr=self._log,
             start_new_session=True,  # Ctrl-C in the terminal is for the one who started it
         )
-        atexit.register(self.kill)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                log = " ".join(self.log().split())
-                raise EngineError(f"the Pub/Sub emulator did not start: {log}")
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """End it in an orderly way (SIGTERM)."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        self.kill()
+        self._wait_for(self._answers, "the Pub/Sub emulator")
 
     def kill(self) -> None:
         """End it at once (SIGKILL); the port stays for another `start`."""
-        atexit.unregister(self.kill)
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-    def freeze(self) -> None:
-        """Let it do nothing more, its connections still open (SIGSTOP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it go on."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def wait(self) -> int:
-        """Wait until its process ends by itself; returns the exit code."""
-        assert self._process is not None
-        return self._process.wait()
+        super().kill()
 
     def log(self) -> str:
         """The end of what it wrote."""
@@ -269,19 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     start = commands.add_parser("start", help="run in the foreground until SIGTERM or SIGINT")
     start.add_argument("--port", type=int, help="a free one if not given")
     emulator = PubSubEmulator(parser.parse_args(arguments).port)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        emulator.start()
-        sys.stdout.write(emulator.host + "\n")
-        sys.stdout.flush()
-        return emulator.wait()
-    except EngineError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 0
-    finally:
-        emulator.stop()
+    return serve(emulator, emulator.host)
 
 
 if __name__ == "__main__":
