@@ -14,6 +14,7 @@ from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
 from raccoon.collector import CollectRequest, failure_value
+from raccoon.config import LimitSettings
 from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
@@ -22,14 +23,14 @@ from raccoon.metrics.rx import count_rejected, count_request
 from raccoon.serialization import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,
-    Response,
     failure,
     success,
 )
 from raccoon.service.rest.cors import CorsPolicy
+from raccoon.service.rest.posts import Post, PostReader
 
 EVENTS_PATH = b"/api/v1/events"
-RETRY_AFTER_SECONDS = b"1"
+_RETRY_AFTER = (b"Retry-After", b"1")
 _JSON = b"application/json"
 _PROTOBUF = b"application/proto"
 _ALIASES = {
@@ -45,6 +46,15 @@ class Codec(NamedTuple):
 
     deserializer: IDeserializer
     serializer: ISerializer
+
+
+class Answer(NamedTuple):
+    """What a request of events is answered with: an HTTP status, headers and a body."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class RestResource:
@@ -114,7 +124,17 @@ class RestResource:
     @app.route("/api/v1/events", methods=["POST"])
     def events(self, request: Request) -> Deferred[bytes]:
         """One request of events; fires with the body of the answer."""
-        content_type = request.requestHeaders.getRawHeaders(b"content-type", [b""])[0]
+        post = Post(
+            request.requestHeaders.getRawHeaders(b"content-type", [b""])[0],
+            _header(request, self._identification.id_header_bytes),
+            _header(request, self._identification.group_header_bytes),
+            _body(request),
+        )
+        return self.take(post).addCallback(_into, request)
+
+    def take(self, post: Post) -> Deferred[Answer]:
+        """Decode a request of events and hand it on; fires with its answer."""
+        content_type = post.content_type
         canonical = _ALIASES.get(content_type) or _ALIASES.get(
             content_type.split(b";", 1)[0].strip().lower()
         )
@@ -125,22 +145,18 @@ class RestResource:
                 content_type=content_type[:100].decode("latin-1"),
             )
             refusal = failure(CODE_BAD_REQUEST, "invalid content type", self._seconds())
-            return succeed(self._answer(request, _JSON, 400, refusal))
+            return succeed(Answer(400, _JSON, self._codecs[_JSON].serializer.serialize(refusal)))
         codec = self._codecs[canonical]
         received_at = self._seconds()
         try:
-            identifier = self._identification.identifier(
-                _header(request, self._identification.id_header_bytes),
-                _header(request, self._identification.group_header_bytes),
-            )
-            body = _body(request)
-            batch = codec.deserializer.deserialize(body)
+            identifier = self._identification.identifier(post.client, post.group)
+            batch = codec.deserializer.deserialize(post.body)
         except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("REST request refused: {reason}", reason=str(error))
             reason = f"deserialization failure: {error}"
             refusal = failure(CODE_BAD_REQUEST, reason, received_at)
-            return succeed(self._answer(request, content_type, 400, refusal))
+            return succeed(Answer(400, content_type, codec.serializer.serialize(refusal)))
         count_request(self._metrics, identifier.group, batch)
         done: Deferred[None] = self._collector.collect(
             CollectRequest(
@@ -150,17 +166,12 @@ class RestResource:
                 batch.types,
                 batch.payloads,
                 received_at,
-                wire=body,
+                wire=post.body,
                 is_json=canonical == _JSON,
             )
         )
-        return done.addCallbacks(
-            self._stored,
-            self._not_stored,
-            (request, content_type, batch.guid),
-            {},
-            (request, content_type, batch.guid),
-        )
+        answered_as = (content_type, codec.serializer, batch.guid)
+        return done.addCallbacks(self._stored, self._not_stored, answered_as, {}, answered_as)
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def no_route(self, request: Request, error: Failure) -> bytes:
@@ -172,6 +183,10 @@ class RestResource:
             request.setHeader(b"Allow", ", ".join(sorted(allowed)).encode("ascii"))
         request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
         return f"{error.value.name}\n".encode()
+
+    def post_reader(self, limits: LimitSettings) -> PostReader:
+        """What reads the plain ones among requests for `take`."""
+        return PostReader(self._identification, limits, self._cors.enabled)
 
     def cross_origin(self, request: Request) -> bytes | None:
         """Apply the cross-origin policy to a request before its route.
@@ -203,33 +218,34 @@ class RestResource:
         content_type = request.requestHeaders.getRawHeaders(b"content-type", [_JSON])[0]
         canonical = _ALIASES.get(content_type.split(b";", 1)[0].strip().lower(), _JSON)
         refusal = failure(CODE_BAD_REQUEST, reason, self._seconds())
-        return self._answer(request, canonical, status, refusal)
+        body: bytes = self._codecs[canonical].serializer.serialize(refusal)
+        return _into(Answer(status, canonical, body), request)
 
-    def _stored(self, _: None, request: Request, content_type: bytes, guid: str) -> bytes:
-        return self._answer(request, content_type, 200, success(guid, self._seconds()))
+    def _stored(self, _: None, content_type: bytes, serializer: ISerializer, guid: str) -> Answer:
+        answer = success(guid, self._seconds())
+        return Answer(200, content_type, serializer.serialize(answer))
 
     def _not_stored(
-        self, error: Failure, request: Request, content_type: bytes, guid: str
-    ) -> bytes:
+        self, error: Failure, content_type: bytes, serializer: ISerializer, guid: str
+    ) -> Answer:
         cause = failure_value(error)
-        status, reason = 500, f"cannot publish events: {cause}"
-        if isinstance(cause, Overloaded):
-            status, reason = 503, str(cause)
-            request.setHeader(b"Retry-After", RETRY_AFTER_SECONDS)
+        overloaded = isinstance(cause, Overloaded)
+        reason = str(cause) if overloaded else f"cannot publish events: {cause}"
         answer = failure(CODE_INTERNAL_ERROR, reason, self._seconds(), guid)
-        return self._answer(request, content_type, status, answer)
+        body = serializer.serialize(answer)
+        if overloaded:
+            return Answer(503, content_type, body, (_RETRY_AFTER,))
+        return Answer(500, content_type, body)
 
-    def _answer(
-        self, request: Request, content_type: bytes, status: int, response: Response
-    ) -> bytes:
-        canonical = (
-            _ALIASES.get(content_type) or _ALIASES[content_type.split(b";", 1)[0].strip().lower()]
-        )
-        body: bytes = self._codecs[canonical].serializer.serialize(response)
-        if status != 200:
-            request.setResponseCode(status)
-        request.responseHeaders.setRawHeaders(b"Content-Type", [content_type])
-        return body
+
+def _into(answer: Answer, request: Request) -> bytes:
+    """Set an answer's status and headers; its body is left to send."""
+    if answer.status != 200:
+        request.setResponseCode(answer.status)
+    request.responseHeaders.setRawHeaders(b"Content-Type", [answer.content_type])
+    for name, value in answer.headers:
+        request.responseHeaders.setRawHeaders(name, [value])
+    return answer.body
 
 
 def _document(request: Request, status: int, document: dict[str, Any]) -> bytes:

@@ -18,13 +18,15 @@ from twisted.web.server import Request, Site
 from raccoon import __version__
 from raccoon.config import LimitSettings
 from raccoon.logs import Throttle
-from raccoon.service.rest.resource import EVENTS_PATH, RestResource
+from raccoon.service.rest.posts import Post
+from raccoon.service.rest.resource import EVENTS_PATH, Answer, RestResource
 from raccoon.service.transport import write_now
 
 _SERVER = b"Raccoon/" + __version__.encode("ascii")
 # Phases of a connection, each with its own deadline.
 _IDLE, _HEADERS, _BODY, _REFUSED = range(4)
 _LINGER_SECONDS = 1.0
+_FAULT = b"the server failed to handle this request\n"
 
 
 class EventRequest(Request):
@@ -105,6 +107,37 @@ class EventRequest(Request):
         self.channel.discard()
 
 
+class PlainRequest:
+    """A request that came whole, while it is handled; it stands in its channel's queue."""
+
+    def __init__(self, channel: EventChannel) -> None:
+        self._channel: EventChannel | None = channel
+        self._site = channel.site
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Nobody waits for the answer any more."""
+        self._channel = None
+
+    def answer(self, answer: Answer) -> None:
+        """Send the answer in one piece."""
+        if self._channel is None:
+            return
+        lines = [
+            self._site.head(answer.status),
+            b"Content-Type: %s\r\nContent-Length: %d\r\n" % (answer.content_type, len(answer.body)),
+            *[b"%s: %s\r\n" % header for header in answer.headers],
+            b"\r\n",
+            answer.body,
+        ]
+        write_now(self._channel.transport, b"".join(lines))
+        self._channel.answered(self)
+
+    def failed(self, failure: Failure) -> None:
+        """A fault of the server's own."""
+        self._site.handler_raised(failure)
+        self.answer(Answer(500, b"text/plain; charset=utf-8", _FAULT))
+
+
 class EventChannel(HTTPChannel):
     """HTTP/1.1 with a deadline for each phase of a request, whatever trickles in meanwhile."""
 
@@ -136,6 +169,9 @@ class EventChannel(HTTPChannel):
         """Parse, then set the deadline of the phase that the parser is left in."""
         if self._phase == _REFUSED:
             return
+        if self._between_requests() and (post := self.site.posts.read(data)) is not None:
+            self._take(post)
+            return
         # Not HTTPChannel's: it would restart the timer at every byte.
         LineReceiver.dataReceived(self, data)
         if self._handlingRequest or self._taken_over or self._phase == _REFUSED:
@@ -144,6 +180,31 @@ class EventChannel(HTTPChannel):
             self._enter(_HEADERS if self.line_mode else _BODY)
         elif self._buffer:
             self._enter(_HEADERS)
+
+    def _between_requests(self) -> bool:
+        return not self.requests and not self._buffer and bool(self.persistent)
+
+    def _take(self, post: Post) -> None:
+        request = PlainRequest(self)
+        self.requests.append(request)
+        self._handlingRequest = True
+        self.setRawMode()  # what comes before the answer is kept until then
+        try:
+            done = self.site.rest.take(post)
+        except Exception:
+            request.failed(Failure())
+        else:
+            done.addCallbacks(request.answer, request.failed)
+
+    def answered(self, request: PlainRequest) -> None:
+        """A request that came whole is done with: go on with what came meanwhile."""
+        self.resetTimeout()
+        if self._dataBuffer or not self.persistent:
+            self.requestDone(request)
+            return
+        self.requests.clear()
+        self._handlingRequest = False
+        self.setLineMode()
 
     def allContentReceived(self) -> None:
         """A request is whole; the next one begins idle."""
@@ -160,6 +221,9 @@ class EventChannel(HTTPChannel):
 
     def timeoutConnection(self) -> None:
         """A deadline passed: say so where a request was begun, and close."""
+        if self._handlingRequest:
+            self.setTimeout(self.timeOut)
+            return
         if self._phase in (_HEADERS, _BODY):
             part = "headers" if self._phase == _HEADERS else "body"
             self._plain(408, f"the request's {part} did not arrive in time")
@@ -258,6 +322,7 @@ class EventSite(Site):
             parsePOSTFormSubmission=False,
         )
         self.rest = rest
+        self.posts = rest.post_reader(limits)
         self.upgrade = upgrade
         self.limits = limits
         self.deadlines = (
@@ -309,6 +374,10 @@ class EventSite(Site):
                 datetimeToString(now),
             )
         return head
+
+    def handler_raised(self, failure: Failure) -> None:
+        """Log a fault of the server's own."""
+        self._logger.failure("a request could not be handled", failure=failure)
 
     def log(self, request: Any) -> None:
         """No access log: a line a request would cost more than the request."""
