@@ -18,8 +18,9 @@ from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 _KNOWN_TYPES_MAX = 4096
 _QUOTED_LENGTH = 60
-_EVENTS_TAG = 0x1A  # field 3, length-delimited
-_EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
+# Field 3, length-delimited, and how a needlessly long form of it begins. Each event has one of
+# them; payloads may hold more.
+_EVENTS_TAG, _LONG_EVENTS_TAG = 0x1A, 0x9A
 _OTHER_FIELDS_MAX = 10_000
 _INT64 = 1 << 63
 _INT32 = 1 << 31
@@ -109,7 +110,7 @@ class ProtobufDeserializer:
 
     def deserialize(self, body: bytes) -> Batch:
         """Decode protobuf; see IDeserializer."""
-        if len(body) > self._checks.max_events * _EVENT_BYTES_MIN:
+        if body.count(_EVENTS_TAG) + body.count(_LONG_EVENTS_TAG) > self._checks.max_events:
             self._count_events(body)
         try:
             message = SendEventRequest.FromString(body)

@@ -631,7 +631,8 @@ class WebSocketClient:
         self.send(client_frame(BINARY, payload))
 
     def frames(self) -> list[Frame]:
-        """The frames that came since the last look."""
+        """The frames that came since the last look, and by the end of the reactor's turn."""
+        self.edge.clock.advance(0)
         data, self._rest = self._rest + self.socket.received(), b""
         return read_frames(data)
 

@@ -71,6 +71,7 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         )
         self.throttle = Throttle(self.logger, reactor.seconds)
         self._closed: Deferred[None] | None = None
+        self._to_flush: list[EventWebSocketProtocol] = []
 
     def buildProtocol(self, addr: Any) -> EventWebSocketProtocol:
         """A connection with the limits of the configuration."""
@@ -100,11 +101,22 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
             connection.go_away()
         return self._closed
 
+    def flush_soon(self, connection: EventWebSocketProtocol) -> None:
+        """Have a connection send its answers at the end of the reactor's turn."""
+        if not self._to_flush:
+            self.reactor.callLater(0, self._flush)
+        self._to_flush.append(connection)
+
     def connection_closed(self) -> None:
         """A connection left the table."""
         if self._closed is not None and not len(self.table):
             closed, self._closed = self._closed, None
             closed.callback(None)
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            connection.flush()
 
 
 class UpgradeResource(WebSocketResource):  # type: ignore[misc]

@@ -94,18 +94,33 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     _in_flight = 0
     _paused = 0
     _unread: Any = None
+    # A frame that has not come whole yet, and at how many bytes it is.
+    _held: bytearray | None = None
+    _whole_at = 0
+    # Answers that go out together at the end of the reactor's turn.
+    _unsent: list[bytes] | None = None
 
     # Bytes, past Autobahn where the frame is a plain one.
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._held is not None:
+            self._held += data
+            if len(self._held) < self._whole_at and self.state == self.STATE_OPEN:
+                return
+            data, self._held = bytes(self._held), None
         position = 0
         if self.state == self.STATE_OPEN and not self.data and self._between_messages():
             while not self._paused:
                 found = take_message(data, position, self.maxMessagePayloadSize)
                 if found is None:
                     break
-                payload, binary, position = found
+                payload, binary, stop = found
+                if payload is None:
+                    self._held = bytearray(data[position:])
+                    self._whole_at = stop - position
+                    return
+                position = stop
                 self.onMessage(payload, binary)
         if position < len(data):
             self._dataReceived(data[position:])
@@ -121,6 +136,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Bytes to the client."""
+        self.flush()
         write_now(self.transport, data)
 
     def _between_messages(self) -> bool:
@@ -331,9 +347,24 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self._resume(_IN_FLIGHT)
 
     def _send(self, response: Response, binary: bool) -> None:
-        if self.state == self.STATE_OPEN:
-            codec = self.factory.protobuf if binary else self.factory.json
-            write_now(self.transport, data_frame(codec.serializer.serialize(response), binary))
+        if self.state != self.STATE_OPEN:
+            return
+        codec = self.factory.protobuf if binary else self.factory.json
+        frame = data_frame(codec.serializer.serialize(response), binary)
+        if self._unsent is not None:
+            self._unsent.append(frame)
+        elif self._in_flight:
+            # What was published together is answered together: one system call for all of it.
+            self._unsent = [frame]
+            self.factory.flush_soon(self)
+        else:
+            write_now(self.transport, frame)
+
+    def flush(self) -> None:
+        """Send the answers that wait for others."""
+        if self._unsent is not None:
+            frames, self._unsent = self._unsent, None
+            write_now(self.transport, b"".join(frames))
 
     def _refuse(self, reason: str, now: float) -> None:
         if reason == "exists":

@@ -239,6 +239,34 @@ class MessageTests(EdgeTestCase):
         self.assertEqual([answer["data"]["req_guid"] for answer in answers], ["c", "a", "b"])
         self.assertEqual([answer["code"] for answer in answers], [OK, INTERNAL_ERROR, OK])
 
+    def test_answers_together(self) -> None:
+        """What is settled together is answered in one write, while more is in flight or not."""
+        edge = self.make_edge()
+        client = edge.upgrade()
+        for guid in "abcdef":
+            client.text(json_body(guid))
+        writes: list[bytes] = []
+        write = client.socket.write
+        self.patch(client.socket, "write", lambda data: (writes.append(data), write(data)))
+        for settled in ((0, 1, 2), (3, 4, 5)):
+            for index in settled:
+                edge.collector.deliver(index)
+            edge.advance(0)
+        self.assertEqual(client.answers(), [stored(guid) for guid in "abcdef"])
+        self.assertEqual(len(writes), 2)
+
+    def test_client_gone_with_answers_to_send(self) -> None:
+        """Answers that were to go out together to a client that left are dropped in silence."""
+        edge = self.make_edge()
+        client = edge.upgrade()
+        for guid in "ab":
+            client.text(json_body(guid))
+        edge.collector.deliver(0)
+        client.socket.hang_up()
+        edge.advance(0)
+        self.assertEqual(client.frames(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_publishing_failed(self) -> None:
         """A lost request is told so in its own form, with its guid, and the connection goes on."""
         edge = self.make_edge()
@@ -570,6 +598,31 @@ class CloseTests(EdgeTestCase):
             client.send(client_frame(CLOSE, b"\x03\xe9"))
             edge.advance(0)
             self.assertTrue(client.closed)
+        self.assertIsNone(self.successResultOf(done))
+
+    def test_server_stops_with_answers_to_send(self) -> None:
+        """Answers that were to go out together go before the close."""
+        edge = self.make_edge()
+        client = edge.upgrade()
+        for guid in "ab":
+            client.text(json_body(guid))
+        edge.collector.deliver(0)
+        edge.websocket.close_all()
+        answer, close = client.frames()
+        self.assertEqual(read_answer(answer), stored("a"))
+        self.check_close(close, 1001)
+
+    def test_server_stops_within_a_message(self) -> None:
+        """A message that was not whole when the server closed does not hide the client's close."""
+        edge = self.make_edge(ack=0)
+        client = edge.upgrade()
+        frame = client_frame(TEXT, json_body("a"))
+        client.send(frame[:-5])
+        done = edge.websocket.close_all()
+        client.send(frame[-5:])
+        client.send(client_frame(CLOSE, b"\x03\xe9"))
+        edge.advance(0)
+        self.assertTrue(client.closed)
         self.assertIsNone(self.successResultOf(done))
 
     def test_server_without_connections_stops_at_once(self) -> None:
