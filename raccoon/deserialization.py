@@ -21,6 +21,8 @@ _QUOTED_LENGTH = 60
 # Field 3, length-delimited, and how a needlessly long form of it begins. Each event has one of
 # them; payloads may hold more.
 _EVENTS_TAG, _LONG_EVENTS_TAG = 0x1A, 0x9A
+_EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
+_SMALL = 65_536  # bytes that cost little to decode, whatever they hold
 _OTHER_FIELDS_MAX = 10_000
 _INT64 = 1 << 63
 _INT32 = 1 << 31
@@ -107,16 +109,22 @@ class ProtobufDeserializer:
 
     def __init__(self, limits: LimitSettings, event: EventSettings) -> None:
         self._checks = _Checks(limits, event)
+        self._uncounted = max(limits.events * _EVENT_BYTES_MIN, _SMALL)
 
     def deserialize(self, body: bytes) -> Batch:
         """Decode protobuf; see IDeserializer."""
-        if body.count(_EVENTS_TAG) + body.count(_LONG_EVENTS_TAG) > self._checks.max_events:
+        if (
+            len(body) > self._uncounted
+            and body.count(_EVENTS_TAG) + body.count(_LONG_EVENTS_TAG) > self._checks.max_events
+        ):
             self._count_events(body)
         try:
             message = SendEventRequest.FromString(body)
         except DecodeError as error:
             reason = str(error).removeprefix("Error parsing message with type ")
             raise DeserializationError(f"not a protobuf SendEventRequest: {reason}") from None
+        if len(message.events) > self._checks.max_events:
+            self._checks.too_many_events(len(message.events))
         events = list(message.events)
         sent_time = None
         if message.HasField("sent_time"):

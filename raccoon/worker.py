@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
@@ -96,8 +96,8 @@ class WorkerService(Service):
         self._collector.close()
         self.stopService()
         abandoned = self._collector.queue.take(len(self._collector.queue.pending))
-        for request in abandoned:
-            self._settle(request, _all_failed(request, _STOPPING), self._reactor.seconds())
+        failed = [(request, _all_failed(request, _STOPPING)) for request in abandoned]
+        self._settle(failed, self._reactor.seconds())
         return sum(len(request.types) for request in abandoned)
 
     def stopService(self) -> None:
@@ -128,9 +128,8 @@ class WorkerService(Service):
     def _launch(self, group: list[CollectRequest]) -> None:
         slot = self._free_slots.pop()
         started = self._launched_at = self._reactor.seconds()
-        for request in group:
-            waited = (started - request.queued_at) * 1000
-            self._metrics.observe("batch_idle_in_channel_milliseconds", waited, (slot,))
+        waited = [(started - request.queued_at) * 1000 for request in group]
+        self._metrics.observe_all("batch_idle_in_channel_milliseconds", waited, (slot,))
         done = maybeDeferred(self._publish, group)
         done.addCallback(_one_outcome_each, group)
         done.addErrback(self._publisher_raised, group)
@@ -150,11 +149,13 @@ class WorkerService(Service):
         self._metrics.observe(
             "worker_processing_duration_milliseconds", (now - started) * 1000, (slot,)
         )
+        settled: list[tuple[CollectRequest, PublishError | None]] = []
         for request, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Future):
                 outcome.add_done_callback(self._later(request))
             else:
-                self._settle(request, outcome, now)
+                settled.append((request, outcome))
+        self._settle(settled, now)
 
     def _later(self, request: CollectRequest) -> Callable[[Future[PublishError | None]], None]:
         reactor: IReactorFromThreads = self._reactor
@@ -171,21 +172,31 @@ class WorkerService(Service):
                 raise TypeError(f"{error!r} is not an outcome")
         except (CancelledError, Exception) as raised:
             error = _all_failed(request, str(raised) or "cancelled")
-        self._settle(request, error, self._reactor.seconds())
+        self._settle([(request, error)], self._reactor.seconds())
 
-    def _settle(self, request: CollectRequest, error: PublishError | None, now: float) -> None:
-        group = (request.identifier.group,)
-        request.published_at = now
-        if error is not None:
-            self._throttle.error("publish failed: {reason}", reason=str(error), group=group[0])
-        self._metrics.observe(
-            "server_processing_latency_milliseconds", (now - request.received_at) * 1000, group
-        )
-        if request.sent_time is not None:
-            # A client's clock may be ahead of ours.
-            lasted = max(now - request.sent_time, 0)
-            self._metrics.observe("event_processing_duration_milliseconds", lasted * 1000, group)
-        delivered, failed = self._collector.settle(request, error)
+    def _settle(
+        self, settled: Iterable[tuple[CollectRequest, PublishError | None]], now: float
+    ) -> None:
+        latencies: dict[str, list[float]] = {}
+        durations: dict[str, list[float]] = {}
+        delivered = failed = 0
+        for request, error in settled:
+            group = request.identifier.group
+            request.published_at = now
+            if error is not None:
+                self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
+            latencies.setdefault(group, []).append((now - request.received_at) * 1000)
+            if request.sent_time is not None:
+                # A client's clock may be ahead of ours.
+                lasted = max(now - request.sent_time, 0)
+                durations.setdefault(group, []).append(lasted * 1000)
+            events = self._collector.settle(request, error)
+            delivered += events[0]
+            failed += events[1]
+        for group, values in latencies.items():
+            self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
+        for group, values in durations.items():
+            self._metrics.observe_all("event_processing_duration_milliseconds", values, (group,))
         if delivered:
             self._metrics.count("events_delivered_total", delivered, ())
         if failed:

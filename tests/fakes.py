@@ -59,6 +59,9 @@ class FakeMetrics:
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         self.observations.append((name, value, labels))
 
+    def observe_all(self, name: str, values: Sequence[float], labels: tuple[str, ...] = ()) -> None:
+        self.observations += [(name, value, labels) for value in values]
+
     def total(self, name: str, labels: tuple[str, ...] | None = None) -> float:
         """The sum counted under a name, of one set of labels or of all."""
         return sum(v for n, v, got in self.counts if n == name and labels in (None, got))

@@ -351,10 +351,9 @@ class ProtobufTests(SynchronousTestCase):
     def test_events_limit(self) -> None:
         """As many events as the limit allows are taken, more are refused by its name."""
         self.assertEqual(4, len(self.deserializer.deserialize(b"\x1a\x00" * 4).types))
-        self.assertEqual(
-            "more than 4 events; at most 4 are allowed in a request (LIMIT_EVENTS)",
-            self.reason(b"\x1a\x00" * 5, LimitError),
-        )
+        allowed = "events; at most 4 are allowed in a request (LIMIT_EVENTS)"
+        self.assertEqual(f"5 {allowed}", self.reason(b"\x1a\x00" * 5, LimitError))
+        self.assertEqual(f"more than 4 {allowed}", self.reason(b"\x1a\x00" * 40_000, LimitError))
 
     def test_events_limit_however_they_are_encoded(self) -> None:
         """An unusual encoding of the tag, or other fields between, does not pass the limit."""
@@ -364,11 +363,13 @@ class ProtobufTests(SynchronousTestCase):
             b"\x1a\x00\x9a\x00\x00" * 3,
         ):
             self.assertIn("(LIMIT_EVENTS)", self.reason(body, LimitError))
+            self.assertIn("more than 4 events", self.reason(body * 20_000, LimitError))
 
     def test_bytes_that_look_like_events(self) -> None:
         """Payloads full of the byte that marks an event do not count as events."""
-        body = SendEventRequest(events=[Event(event_bytes=b"\x1a" * 100)]).SerializeToString()
-        self.assertEqual([b"\x1a" * 100], self.deserializer.deserialize(body).payloads)
+        for payload in (b"\x1a" * 100, b"\x1a" * 100_000):
+            body = SendEventRequest(events=[Event(event_bytes=payload)]).SerializeToString()
+            self.assertEqual([payload], self.deserializer.deserialize(body).payloads)
 
     def test_counting_events_is_cheap(self) -> None:
         """A body of 4 MB of unknown fields does not hold the reactor for long."""

@@ -109,6 +109,18 @@ class Metrics:
             histogram[0] += value
             histogram[1 + bisect_left(self._table[name].buckets, value)] += 1
 
+    def observe_all(self, name: str, values: Sequence[float], labels: Labels = ()) -> None:
+        """Record `values`, in milliseconds, in the histogram `name`."""
+        histograms = self._histograms[name]
+        buckets = self._table[name].buckets
+        with self._lock:
+            if labels not in histograms:
+                labels = self._series(name, labels, histograms)
+            histogram = histograms[labels]
+            histogram[0] += sum(values)
+            for value in values:
+                histogram[1 + bisect_left(buckets, value)] += 1
+
     def add(self, name: str, values: Sequence[float], labels: Labels = ()) -> None:
         """Add what was observed elsewhere to the histogram `name`: the sum, then the buckets."""
         histograms = self._histograms[name]

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from random import random
@@ -70,6 +70,11 @@ class SampledMetrics(Metrics):
                 sample.append(value)
             elif (place := random() * sample[0]) < KEPT:  # noqa: S311 - no secret
                 sample[1 + int(place)] = value
+
+    def observe_all(self, name: str, values: Sequence[float], labels: Labels = ()) -> None:
+        """Record `values`, in milliseconds, in the histogram `name`, and perhaps keep them."""
+        for value in values:
+            self.observe(name, value, labels)
 
     def add_sample(self, name: str, sample: list[float], labels: Labels = ()) -> None:
         """Take in a sample of the histogram `name` from another process.
