@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import Collector, CollectRequest
-from raccoon.config import WorkerSettings
+from raccoon.config import GATHERING_MS, WorkerSettings
 from raccoon.errors import PublishError
 from raccoon.interfaces import IMetrics, IPublisher, Outcome
 from raccoon.logs import Throttle
@@ -31,7 +31,7 @@ _NAMES = frozenset(metric.name for metric in METRICS)
 
 # Under load a group is launched at most this often, in seconds; a request that comes alone is
 # launched at once.
-_PACE = 0.001
+_PACE = GATHERING_MS / 1000
 _STOPPING = "the server is shutting down"
 
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
+from raccoon.config import GATHERING_MS
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
@@ -38,7 +39,7 @@ _MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
 _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
 # Raccoon publishes in groups already: librdkafka's default of 5 ms only adds to each answer.
-_LINGER = {"linger.ms", "queue.buffering.max.ms"}
+_LINGER = ("linger.ms", "queue.buffering.max.ms")
 _LINGER_MS = 1
 # A batch that is full does not linger. Past this size, in bytes, a batch gains little more, while
 # clients wait; librdkafka's default is 1,000,000.
@@ -137,7 +138,8 @@ class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on,
-    linger.ms is 1 and batch.size 65,536 unless the user's options say otherwise.
+    linger.ms is 1 and batch.size 65,536 unless the user's options say otherwise. linger.ms is how
+    long events wait for others in all: what the worker may have waited is taken off.
 
     With a partition key the events of a key reach librdkafka in the order in which they came, and
     an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
@@ -287,9 +289,9 @@ class KafkaPublisher:
         interval = self._context.settings.metric.runtime_stats_record_interval_ms
         options: dict[str, Any] = {
             "statistics.interval.ms": interval,
-            **({} if _LINGER & self._client.keys() else {"linger.ms": _LINGER_MS}),
             "batch.size": _BATCH_SIZE,
             **self._client,
+            **_linger(self._client),
             **besides,
             "error_cb": partial(self._on_error, name),
             "stats_cb": partial(self._statistics.record, name),
@@ -516,6 +518,19 @@ def _give_up(producer: Producer) -> None:
     """Have all that a producer still holds reported as purged."""
     producer.purge()
     producer.flush(_LAST_REPORTS)
+
+
+def _linger(client: Mapping[str, str]) -> dict[str, float]:
+    """What librdkafka is to have in place of the user's linger, in milliseconds."""
+    given = {name: client[name] for name in _LINGER if name in client}
+    if not given:
+        return {"linger.ms": _LINGER_MS}
+    left = {}
+    for name, value in given.items():
+        with suppress(ValueError):  # librdkafka has the words for it
+            if float(value) >= 2 * GATHERING_MS:
+                left[name] = float(value) - GATHERING_MS
+    return left
 
 
 def _message_timeout(client: Mapping[str, str]) -> float:

@@ -782,6 +782,31 @@ class OptionTests(SynchronousTestCase):
             self.refusal(message_max_bytes="many"),
         )
 
+    def test_waiting_for_company(self) -> None:
+        """Batches linger for 1 ms and to 64 KiB; of a user's linger the worker's share is taken."""
+        made: list[dict[str, Any]] = []
+
+        def make(options: dict[str, Any]) -> Producer:
+            made.append(options)
+            return Producer(options)
+
+        self.patch(kafka, "Producer", make)
+        for client, linger in (
+            ({}, {"linger.ms": 1}),
+            ({"linger_ms": "5"}, {"linger.ms": 4}),
+            ({"linger_ms": "1.5"}, {"linger.ms": "1.5"}),
+            ({"linger_ms": "0"}, {"linger.ms": "0"}),
+            ({"queue_buffering_max_ms": "1000"}, {"queue.buffering.max.ms": 999}),
+        ):
+            self.make(**client)._create()
+            options = made.pop()
+            found = {name: options[name] for name in kafka._LINGER if name in options}
+            self.assertEqual(found, linger)
+            self.assertEqual(options["batch.size"], 65536)
+        self.make(batch_size="1000")._create()
+        self.assertEqual(made.pop()["batch.size"], "1000")
+        self.assertIn("Invalid value", self.refusal(linger_ms="soon"))
+
     def test_option_that_needs_every_report(self) -> None:
         """Options with which the publisher could not keep its word are refused by name."""
         for option, value in (("delivery_report_only_error", "true"), ("transactional_id", "me")):
