@@ -13,8 +13,11 @@ from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import ICollector, IJournal, IMetrics
 
-# A client that was held back goes on when this part of the queue is free again.
+# A client that was held back goes on when this part of the queue is free again, and requests do
+# not wait for others once they take that much.
 _ROOM = 0.5
+# Nor do this many, if they make up a batch; fewer are not worth a publish of their own.
+_SEVERAL = 8
 
 
 class CollectRequest:
@@ -29,6 +32,7 @@ class CollectRequest:
         received_at: Unix seconds when it was read.
         queued_at: Unix seconds when it was admitted.
         published_at: Unix seconds when it was published; None before.
+        payload_bytes: of all its events.
         size: bytes of memory it is charged with.
         wire: the request's bytes as they came, until the journal has them; or None.
         is_json: whether they are JSON; else they are protobuf.
@@ -44,6 +48,7 @@ class CollectRequest:
         "identifier",
         "is_json",
         "on_failed",
+        "payload_bytes",
         "payloads",
         "published_at",
         "queued_at",
@@ -74,7 +79,8 @@ class CollectRequest:
         self.received_at = received_at
         self.queued_at = received_at
         self.published_at: float | None = None
-        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + sum(map(len, payloads))
+        self.payload_bytes = sum(map(len, payloads))
+        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + self.payload_bytes
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
         self.wire = wire
@@ -83,13 +89,62 @@ class CollectRequest:
 
 
 class RequestQueue(DeferredQueue[CollectRequest]):
-    """A DeferredQueue from which many can be taken at once."""
+    """A DeferredQueue from which many can be taken at once, and that says when it holds enough.
+
+    Args:
+        enough: requests that wait, for `when_enough` to tell.
+    """
+
+    def __init__(self, enough: int) -> None:
+        super().__init__()
+        self._enough = enough
+        self._enough_bytes = 0
+        self._tell: Callable[[], None] | None = None
+        self._payload_bytes = 0
+
+    def put(self, obj: CollectRequest) -> None:
+        """Add a request."""
+        super().put(obj)
+        if self.pending:  # else somebody who waited has it
+            self._payload_bytes += obj.payload_bytes
+            if self._tell is not None and self._has_enough():
+                tell, self._tell = self._tell, None
+                tell()
+
+    def get(self) -> Deferred[CollectRequest]:
+        """Fires with the oldest request, once there is one."""
+        if self.pending:
+            self._payload_bytes -= self.pending[0].payload_bytes
+        return super().get()
 
     def take(self, count: int) -> list[CollectRequest]:
         """Remove and return up to `count` of what waits, oldest first."""
         taken = self.pending[:count]
         del self.pending[:count]
+        self._payload_bytes -= sum(request.payload_bytes for request in taken)
         return taken
+
+    def put_back(self, request: CollectRequest) -> None:
+        """Add a request that `get` gave, before all others."""
+        self.pending.insert(0, request)
+        self._payload_bytes += request.payload_bytes
+
+    def when_enough(self, payload_bytes: int, tell: Callable[[], None] | None) -> None:
+        """Call `tell` once enough requests wait, or several of this many bytes in all.
+
+        It takes the place of any before it; None: nobody is to be told.
+        """
+        self._enough_bytes = payload_bytes
+        self._tell = tell
+        if tell is not None and self._has_enough():
+            self._tell = None
+            tell()
+
+    def _has_enough(self) -> bool:
+        waiting = len(self.pending)
+        return waiting >= self._enough or (
+            waiting >= _SEVERAL and self._payload_bytes >= self._enough_bytes
+        )
 
 
 @implementer(ICollector)
@@ -112,7 +167,7 @@ class Collector:
         seconds: Callable[[], float],
         journal: IJournal | None = None,
     ) -> None:
-        self.queue = RequestQueue()
+        self.queue = RequestQueue(int(worker.buffer_channel_size * _ROOM))
         self._ack_level = event.ack
         self._max_waiting = worker.buffer_channel_size
         self._max_bytes = worker.buffer_max_bytes

@@ -41,9 +41,6 @@ _MAX_WORKERS = 256
 REQUEST_OVERHEAD = 1024
 EVENT_OVERHEAD = 128
 
-# Milliseconds for which the worker gathers requests, at most, before it publishes them.
-GATHERING_MS = 1
-
 Parser = Callable[[Any], Any]
 
 

@@ -146,3 +146,10 @@ class ISerializer(Interface):
 
     def serialize(response: Response) -> bytes:
         """Encode a raccoon.serialization.Response as `bytes`."""
+
+
+class ILingeringPublisher(IPublisher):
+    """A publisher for which requests may wait for others, so that groups are larger."""
+
+    linger: float = Attribute("seconds between two groups at most, unless a batch is full")
+    batch_bytes: int = Attribute("payload bytes of a group that need not wait for more")

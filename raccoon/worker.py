@@ -16,22 +16,20 @@ from twisted.internet.defer import (
     maybeDeferred,
 )
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import Collector, CollectRequest
-from raccoon.config import GATHERING_MS, WorkerSettings
+from raccoon.config import WorkerSettings
 from raccoon.errors import PublishError
-from raccoon.interfaces import IMetrics, IPublisher, Outcome
+from raccoon.interfaces import ILingeringPublisher, IMetrics, IPublisher, Outcome
 from raccoon.logs import Throttle
 from raccoon.metrics.names import METRICS
 
 _NAMES = frozenset(metric.name for metric in METRICS)
 
-# Under load a group is launched at most this often, in seconds; a request that comes alone is
-# launched at once.
-_PACE = GATHERING_MS / 1000
+# Seconds between two groups of a publisher that says nothing of it.
+_LINGER = 0.001
 _STOPPING = "the server is shutting down"
 
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
@@ -40,8 +38,9 @@ PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome
 class WorkerService(Service):
     """One loop over the queue, `pool_size` publishes in flight.
 
-    A group is all that has come in by the end of a reactor turn, up to `group_max_requests`:
-    a thread hop for each request would cost more than the request.
+    A request that comes alone is published at the end of the reactor's turn. Under load the next
+    group waits until the publisher's linger is over or enough has come, and is all that came, up
+    to `group_max_requests`: a thread hop for each request would cost more than the request.
 
     Args:
         reactor: gives time and takes calls from threads.
@@ -67,6 +66,11 @@ class WorkerService(Service):
         self._collector = collector
         self._publish = publish
         self._group_max = settings.group_max_requests
+        self._linger, self._enough_bytes = _LINGER, settings.buffer_max_bytes // 2
+        if ILingeringPublisher.providedBy(publisher):
+            lingering: Any = publisher
+            self._linger = lingering.linger
+            self._enough_bytes = min(lingering.batch_bytes, self._enough_bytes)
         self._metrics = metrics
         named = f"{publisher.name}_producebulk_tt_ms"
         self._publish_metric = named if named in _NAMES else "other_producebulk_tt_ms"
@@ -115,15 +119,32 @@ class WorkerService(Service):
             group = []
             try:
                 group.append((yield queue.get()))
-                since = self._reactor.seconds() - self._launched_at
-                yield deferLater(self._reactor, max(_PACE - since, 0))
+                yield self._company()
             finally:
                 if not group:
                     self._slots.release()
                 elif not self.running:
-                    queue.pending[:0] = group
+                    queue.put_back(group[0])
             group += queue.take(self._group_max - 1)
             self._launch(group)
+
+    def _company(self) -> Deferred[None]:
+        """Fires at the end of the reactor's turn in which the next group need not wait for more."""
+        queue = self._collector.queue
+
+        def cancel(_: Any) -> None:
+            queue.when_enough(0, None)
+            over.cancel()
+
+        def company() -> None:
+            queue.when_enough(0, None)
+            waited.callback(None)
+
+        waited: Deferred[None] = Deferred(cancel)
+        since = self._reactor.seconds() - self._launched_at
+        over = self._reactor.callLater(max(self._linger - since, 0), company)
+        queue.when_enough(self._enough_bytes, lambda: over.reset(0))
+        return waited
 
     def _launch(self, group: list[CollectRequest]) -> None:
         slot = self._free_slots.pop()

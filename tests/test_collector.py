@@ -49,13 +49,61 @@ class QueueTests(SynchronousTestCase):
 
     def test_take(self) -> None:
         """Up to so many are taken at once, oldest first; the rest stays."""
-        queue = RequestQueue()
+        queue = RequestQueue(10)
         requests = [make_request(str(n)) for n in range(3)]
         for request in requests:
             queue.put(request)
         self.assertEqual(requests[:2], queue.take(2))
         self.assertEqual(requests[2:], queue.take(5))
         self.assertEqual([], queue.take(5))
+
+    def test_enough_requests(self) -> None:
+        """It is told once when so many wait; one that somebody waited for does not count."""
+        queue, told = RequestQueue(2), []
+        taken = queue.get()
+        queue.when_enough(1000, lambda: told.append("enough"))
+        for count in (0, 0, 1, 1):
+            queue.put(make_request())
+            self.assertEqual(count, len(told))
+        self.successResultOf(taken)
+        queue.when_enough(1000, lambda: told.append("already"))
+        self.assertEqual(["enough", "already"], told)
+
+    def test_enough_bytes(self) -> None:
+        """It is told when several wait with so many bytes, whichever way others have left."""
+        queue, told = RequestQueue(100), []
+        requests = [make_request(events=[("t", b"x" * 500)]) for _ in range(3)]
+        for request in requests:
+            queue.put(request)
+        first = self.successResultOf(queue.get())
+        queue.put_back(first)
+        self.assertEqual(requests, queue.take(3))
+        queue.when_enough(200, lambda: told.append("enough"))
+        for _ in range(8):
+            queue.put(make_request(events=[("t", b"x" * 24)]))
+        self.assertEqual([], told)
+        queue.put(make_request(events=[("t", b"x" * 8)]))
+        self.assertEqual(["enough"], told)
+
+    def test_few_are_not_enough(self) -> None:
+        """A few requests are not enough, however large."""
+        queue, told = RequestQueue(100), []
+        queue.when_enough(200, lambda: told.append("enough"))
+        for _ in range(7):
+            queue.put(make_request(events=[("t", b"x" * 1000)]))
+        self.assertEqual([], told)
+        queue.put(make_request())
+        self.assertEqual(["enough"], told)
+
+    def test_enough_is_asked_no_more(self) -> None:
+        """Who asks again, or no more, is not told of what was asked before."""
+        queue, told = RequestQueue(1), []
+        queue.when_enough(1, lambda: told.append("a"))
+        queue.when_enough(1, lambda: told.append("b"))
+        queue.put(make_request())
+        queue.when_enough(0, None)
+        queue.put(make_request())
+        self.assertEqual(["b"], told)
 
 
 class AdmissionTests(CollectorTestCase):

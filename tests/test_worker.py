@@ -7,15 +7,25 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
-from raccoon.worker import _PACE as PACE
+from raccoon.interfaces import ILingeringPublisher
+from raccoon.worker import _LINGER as PACE
 from raccoon.worker import WorkerService
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock, make_request
 
 START = 1000.0
+
+
+@implementer(ILingeringPublisher)
+class LingeringPublisher(FakePublisher):
+    """Has groups 20 ms apart, or of 100 bytes besides their first request."""
+
+    linger = 0.02
+    batch_bytes = 100
 
 
 class WorkerTestCase(SynchronousTestCase):
@@ -25,14 +35,19 @@ class WorkerTestCase(SynchronousTestCase):
         self.start_worker()
 
     def start_worker(
-        self, pool_size: int = 2, group_max: int = 10, ack: int = 1, publisher: str = "kafka"
+        self,
+        pool_size: int = 2,
+        group_max: int = 10,
+        ack: int = 1,
+        publisher: FakePublisher | str = "kafka",
+        queue: int = 1000,
     ) -> None:
         self.clock = ThreadlessClock()
         self.clock.advance(START)
         self.metrics = FakeMetrics()
         self.publish = PublishByHand()
         settings = WorkerSettings(
-            pool_size=pool_size, group_max_requests=group_max, buffer_channel_size=1000
+            pool_size=pool_size, group_max_requests=group_max, buffer_channel_size=queue
         )
         self.collector = Collector(
             settings, EventSettings(ack=ack), self.metrics, self.clock.seconds
@@ -41,7 +56,7 @@ class WorkerTestCase(SynchronousTestCase):
             self.clock,
             self.collector,
             self.publish,
-            FakePublisher(publisher),
+            FakePublisher(publisher) if isinstance(publisher, str) else publisher,
             settings,
             self.metrics,
         )
@@ -86,6 +101,50 @@ class GroupTests(WorkerTestCase):
         self.assertEqual([["a"]], self.publish.guids)
         self.turn(PACE / 2)
         self.assertEqual([["a"], ["b", "c"]], self.publish.guids)
+
+    def test_linger_of_the_publisher(self) -> None:
+        """A publisher's own linger is kept between groups; after a pause nothing waits."""
+        self.start_worker(publisher=LingeringPublisher())
+        self.collect("a")
+        self.turn(0)
+        self.collect("b")
+        self.turn(0.019)
+        self.collect("c")
+        self.assertEqual([["a"]], self.publish.guids)
+        self.turn(0.001)
+        self.assertEqual([["a"], ["b", "c"]], self.publish.guids)
+
+    def test_full_batch(self) -> None:
+        """Several requests that make up a batch do not wait for the linger."""
+        self.start_worker(publisher=LingeringPublisher())
+        self.collect("a")
+        self.turn(0)
+        self.collect(*"bcdefgh", events=[("click", b"x" * 16)])
+        self.collect("i")
+        self.turn(0)
+        self.assertEqual([["a"]], self.publish.guids)
+        self.collect("j", events=[("click", b"xx")])
+        self.turn(0)
+        self.assertEqual([["a"], [*"bcdefghij"]], self.publish.guids)
+        self.finish(0)
+        self.collect("k")
+        self.turn(0.019)
+        self.assertEqual(2, len(self.publish.groups))
+        self.turn(0.001)
+        self.assertEqual([["a"], [*"bcdefghij"], ["k"]], self.publish.guids)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_queue_that_fills(self) -> None:
+        """Once half of the queue is taken nothing waits for the linger."""
+        self.start_worker(publisher=LingeringPublisher(), queue=4)
+        self.collect("a")
+        self.turn(0)
+        self.collect("b", "c")
+        self.turn(0)
+        self.assertEqual([["a"]], self.publish.guids)
+        self.collect("d")
+        self.turn(0)
+        self.assertEqual([["a"], ["b", "c", "d"]], self.publish.guids)
 
     def test_no_pace_after_a_pause(self) -> None:
         """After a pause a request is launched at once again."""

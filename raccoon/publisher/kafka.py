@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +15,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
-from raccoon.config import GATHERING_MS
 from raccoon.errors import PublishError, StartError
-from raccoon.interfaces import IOrderedPublisher, Outcome
+from raccoon.interfaces import ILingeringPublisher, IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.delivery import Delivery, Group
 from raccoon.publisher.kafka_log import ClientLog
@@ -38,11 +37,15 @@ _LAST_REPORTS = 1.0
 _MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
 _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
-# Raccoon publishes in groups already: librdkafka's default of 5 ms only adds to each answer.
+# The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
+# save no more work than one. Longer than a few milliseconds they wait there, out of the queue.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
-_LINGER_MS = 1
-# A batch that is full does not linger. Past this size, in bytes, a batch gains little more, while
-# clients wait; librdkafka's default is 1,000,000.
+_LINGER_MS = 2.0
+_LINGER_MS_MAX = 900_000  # librdkafka's
+_GATHERING_MS = 5.0
+_TIMER_MS = 1.0  # the reactor's timers are up to this late
+# Past this size, in bytes, a batch gains little more, while clients wait; librdkafka's default is
+# 1,000,000.
 _BATCH_SIZE = 65_536
 
 _UNKNOWN_TOPIC = frozenset(
@@ -133,13 +136,13 @@ class _Delivery(Delivery):
             self.finish()
 
 
-@implementer(IOrderedPublisher)
+@implementer(IOrderedPublisher, ILingeringPublisher)
 class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on,
-    linger.ms is 1 and batch.size 65,536 unless the user's options say otherwise. linger.ms is how
-    long events wait for others in all: what the worker may have waited is taken off.
+    linger.ms is 2 and batch.size 65,536 unless the user's options say otherwise. Up to 5 ms of the
+    linger are the worker's, which publishes all that came together; librdkafka has the rest.
 
     With a partition key the events of a key reach librdkafka in the order in which they came, and
     an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
@@ -150,7 +153,9 @@ class KafkaPublisher:
 
     def __init__(self, context: PublisherContext) -> None:
         given = context.settings.publisher.kafka.client
-        self._client = {name: value for name, value in given.items() if name not in _RESERVED}
+        self._client: dict[str, Any] = {
+            name: value for name, value in given.items() if name not in _RESERVED
+        }
         self._reserved = {name: value for name, value in given.items() if name in _RESERVED}
         self._context = context
         self._metrics = context.metrics
@@ -161,6 +166,9 @@ class KafkaPublisher:
         self._announced: bool | None = None
         self._last_trouble = ""
         self._message_timeout = _message_timeout(self._client)
+        self.linger = _take_linger(self._client)
+        size = self._client.get("batch.size", "")
+        self.batch_bytes = int(size) if size.isdigit() else _BATCH_SIZE
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -289,9 +297,8 @@ class KafkaPublisher:
         interval = self._context.settings.metric.runtime_stats_record_interval_ms
         options: dict[str, Any] = {
             "statistics.interval.ms": interval,
-            "batch.size": _BATCH_SIZE,
+            "batch.size": self.batch_bytes,
             **self._client,
-            **_linger(self._client),
             **besides,
             "error_cb": partial(self._on_error, name),
             "stats_cb": partial(self._statistics.record, name),
@@ -520,17 +527,20 @@ def _give_up(producer: Producer) -> None:
     producer.flush(_LAST_REPORTS)
 
 
-def _linger(client: Mapping[str, str]) -> dict[str, float]:
-    """What librdkafka is to have in place of the user's linger, in milliseconds."""
-    given = {name: client[name] for name in _LINGER if name in client}
-    if not given:
-        return {"linger.ms": _LINGER_MS}
-    left = {}
-    for name, value in given.items():
-        with suppress(ValueError):  # librdkafka has the words for it
-            if float(value) >= 2 * GATHERING_MS:
-                left[name] = float(value) - GATHERING_MS
-    return left
+def _take_linger(client: dict[str, Any]) -> float:
+    """Take the worker's part of the linger, in seconds, off what librdkafka is given."""
+    given = [client[name] for name in _LINGER if name in client]
+    try:
+        linger = float(given[-1]) if given else _LINGER_MS
+    except ValueError:
+        return 0.0  # the start fails, in librdkafka's words
+    if not 0 <= linger <= _LINGER_MS_MAX:
+        return 0.0  # likewise
+    for name in _LINGER:
+        client.pop(name, None)
+    gathering = min(linger, _GATHERING_MS)
+    client["linger.ms"] = linger - gathering
+    return max(gathering - _TIMER_MS, _TIMER_MS) / 1000
 
 
 def _message_timeout(client: Mapping[str, str]) -> float:

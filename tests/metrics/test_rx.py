@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.deserialization import Batch
+from raccoon.collector import CollectRequest
 from raccoon.metrics.registry import Metrics
 from raccoon.metrics.rx import count_rejected, count_request
-from tests.fakes import FakeMetrics
+from tests.fakes import FakeMetrics, make_request
+
+
+def request(events: list[tuple[str, bytes]]) -> CollectRequest:
+    """A request of the group web."""
+    return make_request(events=events, group="web")
 
 
 class RxTests(SynchronousTestCase):
@@ -18,7 +23,7 @@ class RxTests(SynchronousTestCase):
 
     def test_one_type(self) -> None:
         """A request of one event type is counted with its events and their bytes."""
-        count_request(self.metrics, "web", Batch("a", None, ["t", "t"], [b"abc", b"d"]))
+        count_request(self.metrics, request([("t", b"abc"), ("t", b"d")]))
         self.assertEqual(
             [
                 ("batches_read_total", 1, ("success", "NA", "web")),
@@ -30,8 +35,7 @@ class RxTests(SynchronousTestCase):
 
     def test_several_types(self) -> None:
         """Events of several types are counted by type."""
-        batch = Batch("a", None, ["t", "u", "t"], [b"abc", b"d", b""])
-        count_request(self.metrics, "web", batch)
+        count_request(self.metrics, request([("t", b"abc"), ("u", b"d"), ("t", b"")]))
         self.assertEqual(1, self.metrics.total("batches_read_total"))
         for event_type, events, size in (("t", 2, 3), ("u", 1, 1)):
             labels = ("web", event_type)
@@ -40,7 +44,7 @@ class RxTests(SynchronousTestCase):
 
     def test_no_events(self) -> None:
         """A request without events counts as a request."""
-        count_request(self.metrics, "web", Batch("a", None, [], []))
+        count_request(self.metrics, request([]))
         self.assertEqual([("batches_read_total", 1, ("success", "NA", "web"))], self.metrics.counts)
 
     def test_rejected(self) -> None:
@@ -53,7 +57,7 @@ class RxTests(SynchronousTestCase):
     def test_names_are_in_the_table(self) -> None:
         """All of it can be counted by the metrics that are exposed."""
         metrics = Metrics()
-        count_request(metrics, "web", Batch("a", None, ["t", "u"], [b"", b"x"]))
+        count_request(metrics, request([("t", b""), ("u", b"x")]))
         count_rejected(metrics, "readerr", "web")
         exposed = metrics.expose()
         for line in (

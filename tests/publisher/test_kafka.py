@@ -783,7 +783,7 @@ class OptionTests(SynchronousTestCase):
         )
 
     def test_waiting_for_company(self) -> None:
-        """Batches linger for 1 ms and to 64 KiB; of a user's linger the worker's share is taken."""
+        """The worker has up to 5 ms of the linger, less a timer's lateness; librdkafka the rest."""
         made: list[dict[str, Any]] = []
 
         def make(options: dict[str, Any]) -> Producer:
@@ -791,21 +791,30 @@ class OptionTests(SynchronousTestCase):
             return Producer(options)
 
         self.patch(kafka, "Producer", make)
-        for client, linger in (
-            ({}, {"linger.ms": 1}),
-            ({"linger_ms": "5"}, {"linger.ms": 4}),
-            ({"linger_ms": "1.5"}, {"linger.ms": "1.5"}),
-            ({"linger_ms": "0"}, {"linger.ms": "0"}),
-            ({"queue_buffering_max_ms": "1000"}, {"queue.buffering.max.ms": 999}),
+        for client, worker, rest in (
+            ({}, 0.001, 0),
+            ({"linger_ms": "0"}, 0.001, 0),
+            ({"linger_ms": "1.5"}, 0.001, 0),
+            ({"linger_ms": "5"}, 0.004, 0),
+            ({"queue_buffering_max_ms": "100"}, 0.004, 95),
         ):
-            self.make(**client)._create()
+            publisher = self.make(**client)
+            publisher._create()
             options = made.pop()
-            found = {name: options[name] for name in kafka._LINGER if name in options}
-            self.assertEqual(found, linger)
-            self.assertEqual(options["batch.size"], 65536)
-        self.make(batch_size="1000")._create()
-        self.assertEqual(made.pop()["batch.size"], "1000")
-        self.assertIn("Invalid value", self.refusal(linger_ms="soon"))
+            self.assertEqual(publisher.linger, worker, client)
+            self.assertEqual(options["linger.ms"], rest, client)
+            self.assertNotIn("queue.buffering.max.ms", options)
+            self.assertEqual((publisher.batch_bytes, options["batch.size"]), (65536, 65536))
+        publisher = self.make(batch_size="1000")
+        publisher._create()
+        self.assertEqual((publisher.batch_bytes, made.pop()["batch.size"]), (1000, "1000"))
+
+    def test_linger_and_batch_that_do_not_fit(self) -> None:
+        """Bad values for them stop the start, in librdkafka's words."""
+        for value in ("soon", "-1", "1e9"):
+            self.assertIn("queue.buffering.max.ms", self.refusal(linger_ms=value))
+        for value in ("large", "-1", "0"):
+            self.assertIn("batch.size", self.refusal(batch_size=value))
 
     def test_option_that_needs_every_report(self) -> None:
         """Options with which the publisher could not keep its word are refused by name."""

@@ -10,7 +10,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import CollectRequest, failure_value
-from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification, Identifier
 from raccoon.interfaces import ICollector, IMetrics
@@ -76,19 +75,19 @@ class EventServicer:
             answer: where the outcome goes.
         """
         try:
-            request, batch = self._decode(body, metadata)
+            request = self._decode(body, metadata)
         except BadRequestError as error:
             count_rejected(self._metrics, "serde", "NA")
             self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
             answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return
-        self._inbox.put(self._collect, request, batch, answer)
+        self._inbox.put(self._collect, request, answer)
 
-    def _decode(self, body: bytes, metadata: Metadata) -> tuple[CollectRequest, Batch]:
+    def _decode(self, body: bytes, metadata: Metadata) -> CollectRequest:
         received_at = self._seconds()
         identifier = identify(self._identification, metadata)
         batch = self._codec.deserializer.deserialize(body)
-        request = CollectRequest(
+        return CollectRequest(
             identifier,
             batch.guid,
             batch.sent_time,
@@ -97,11 +96,10 @@ class EventServicer:
             received_at,
             wire=body,
         )
-        return request, batch
 
-    def _collect(self, request: CollectRequest, batch: Batch, answer: Answer) -> None:
+    def _collect(self, request: CollectRequest, answer: Answer) -> None:
         # Not in gRPC's thread: between the two a scrape would see it nowhere else.
-        count_request(self._metrics, request.identifier.group, batch)
+        count_request(self._metrics, request)
         self._collector.collect(request).addCallbacks(
             self._stored, self._not_stored, (request, answer), {}, (request, answer)
         )

@@ -13,7 +13,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from raccoon.collector import CollectRequest, failure_value
-from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification, Identifier
 from raccoon.interfaces import ICollector, IMetrics
@@ -137,7 +136,7 @@ class EventStream:
             received_at,
             wire=body,
         )
-        servicer.inbox.put(self._collect, request, batch)
+        servicer.inbox.put(self._collect, request)
 
     def written(self) -> None:
         """The answer that was given to the wire is on its way."""
@@ -169,9 +168,9 @@ class EventStream:
 
     # In the reactor's thread.
 
-    def _collect(self, request: CollectRequest, batch: Batch) -> None:
+    def _collect(self, request: CollectRequest) -> None:
         servicer = self._servicer
-        count_request(servicer.metrics, self._identifier.group, batch)
+        count_request(servicer.metrics, request)
         servicer.collector.collect(request).addCallbacks(
             self._stored, self._not_stored, (request,), {}, (request,)
         )

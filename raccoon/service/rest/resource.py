@@ -157,20 +157,19 @@ class RestResource:
             reason = f"deserialization failure: {error}"
             refusal = failure(CODE_BAD_REQUEST, reason, received_at)
             return succeed(Answer(400, content_type, codec.serializer.serialize(refusal)))
-        count_request(self._metrics, identifier.group, batch)
-        done: Deferred[None] = self._collector.collect(
-            CollectRequest(
-                identifier,
-                batch.guid,
-                batch.sent_time,
-                batch.types,
-                batch.payloads,
-                received_at,
-                wire=post.body,
-                is_json=canonical == _JSON,
-            )
+        request = CollectRequest(
+            identifier,
+            batch.guid,
+            batch.sent_time,
+            batch.types,
+            batch.payloads,
+            received_at,
+            wire=post.body,
+            is_json=canonical == _JSON,
         )
+        count_request(self._metrics, request)
         answered_as = (content_type, codec.serializer, batch.guid)
+        done: Deferred[None] = self._collector.collect(request)
         return done.addCallbacks(self._stored, self._not_stored, answered_as, {}, answered_as)
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]

@@ -206,7 +206,6 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             return
         if self._is_duplicate(batch, isBinary):
             return
-        count_request(factory.metrics, self.identifier.group, batch)
         request = CollectRequest(
             self.identifier,
             batch.guid,
@@ -218,6 +217,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             payload,
             not isBinary,
         )
+        count_request(factory.metrics, request)
         self._begin()
         factory.collector.collect(request).addCallbacks(
             self._stored, self._not_stored, (request, isBinary), {}, (request, isBinary)
