@@ -40,13 +40,14 @@ _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
 # save no more work than one. Longer than a few milliseconds they wait there, out of the queue.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
-_LINGER_MS = 2.0
+# By whether clients wait for the delivery. Where they do not, these are librdkafka's defaults.
+_LINGER_MS = {True: 2.0, False: 5.0}
+_BATCH_SIZE = {True: 65_536, False: 1_000_000}
 _LINGER_MS_MAX = 900_000  # librdkafka's
 _GATHERING_MS = 5.0
 _TIMER_MS = 1.0  # the reactor's timers are up to this late
-# Past this size, in bytes, a batch gains little more, while clients wait; librdkafka's default is
-# 1,000,000.
-_BATCH_SIZE = 65_536
+# Past this size, in bytes, a batch gains little more.
+_BATCH_SIZE = {True: 65_536, False: 1_000_000}
 
 _UNKNOWN_TOPIC = frozenset(
     {
@@ -140,9 +141,10 @@ class _Delivery(Delivery):
 class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
-    Any librdkafka option is taken from `settings.publisher.kafka.client`. Idempotence is on,
-    linger.ms is 2 and batch.size 65,536 unless the user's options say otherwise. Up to 5 ms of the
-    linger are the worker's, which publishes all that came together; librdkafka has the rest.
+    Any librdkafka option is taken from `settings.publisher.kafka.client`. Unless it says otherwise
+    idempotence is on, and at acknowledgement level 1 linger.ms is 2 and batch.size 65,536. Up to
+    5 ms of the linger are the worker's, which publishes all that came together; librdkafka has the
+    rest.
 
     With a partition key the events of a key reach librdkafka in the order in which they came, and
     an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
@@ -166,9 +168,10 @@ class KafkaPublisher:
         self._announced: bool | None = None
         self._last_trouble = ""
         self._message_timeout = _message_timeout(self._client)
-        self.linger = _take_linger(self._client)
+        clients_wait = context.settings.event.ack == 1
+        self.linger = _take_linger(self._client, _LINGER_MS[clients_wait])
         size = self._client.get("batch.size", "")
-        self.batch_bytes = int(size) if size.isdigit() else _BATCH_SIZE
+        self.batch_bytes = int(size) if size.isdigit() else _BATCH_SIZE[clients_wait]
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -527,11 +530,11 @@ def _give_up(producer: Producer) -> None:
     producer.flush(_LAST_REPORTS)
 
 
-def _take_linger(client: dict[str, Any]) -> float:
+def _take_linger(client: dict[str, Any], default: float) -> float:
     """Take the worker's part of the linger, in seconds, off what librdkafka is given."""
     given = [client[name] for name in _LINGER if name in client]
     try:
-        linger = float(given[-1]) if given else _LINGER_MS
+        linger = float(given[-1]) if given else default
     except ValueError:
         return 0.0  # the start fails, in librdkafka's words
     if not 0 <= linger <= _LINGER_MS_MAX:

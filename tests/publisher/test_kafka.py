@@ -64,11 +64,13 @@ def make_context(
     pattern: str = "clickstream-%s-log",
     key: str = "none",
     metadata: bool = False,
+    ack: int = 1,
 ) -> PublisherContext:
     """The context of a publisher with these librdkafka options."""
     settings = Settings()
     event = attrs.evolve(
         settings.event,
+        ack=ack,
         distribution_publisher_pattern=pattern,
         partition_key=key,
         metadata_enabled=metadata,
@@ -808,6 +810,11 @@ class OptionTests(SynchronousTestCase):
         publisher = self.make(batch_size="1000")
         publisher._create()
         self.assertEqual((publisher.batch_bytes, made.pop()["batch.size"]), (1000, "1000"))
+
+    def test_waiting_where_no_client_waits(self) -> None:
+        """Where the answer does not wait for the delivery, batches are as large as librdkafka's."""
+        publisher = KafkaPublisher(make_context(FakeMetrics(), {}, ack=2))
+        self.assertEqual((publisher.linger, publisher.batch_bytes), (0.004, 1_000_000))
 
     def test_linger_and_batch_that_do_not_fit(self) -> None:
         """Bad values for them stop the start, in librdkafka's words."""
