@@ -316,6 +316,7 @@ class JournalService(Service):
         self._metrics.observe("journal_commit_ms", took * 1000)
         self._resident.difference_update(delivered)
         self._resident.update(range(first, first + len(entries)))
+        waiting = waiting_events = 0
         for position, entry in enumerate(entries, first):
             if not entry.settled:
                 self._inbox_bytes -= entry.size
@@ -329,10 +330,13 @@ class JournalService(Service):
             elif not entry.in_memory:
                 self._resident.discard(position)
                 self.in_transit_events -= entry.events
-                self._wait(1, entry.events)
+                waiting += 1
+                waiting_events += entry.events
             self._answer(request)
             if entry.stored is not None:
                 entry.stored()
+        if waiting:
+            self._wait(waiting, waiting_events)
         if entries:
             self._last_position = first + len(entries) - 1
         for letter in letters:
@@ -513,11 +517,13 @@ class JournalService(Service):
             return False
         if reads:
             self._oldest = reads[0].found.record.received_at
+        requests = events = 0
         for found, request, problem in reads:
             if found.position in self._resident or self._store.is_done(found.position):
                 continue
             record = found.record
-            self._wait(-1, -record.events)
+            requests += 1
+            events += record.events
             self._resident.add(found.position)
             if request is None:
                 self._bury(record, {"": record.events}, problem, found.position, None)
@@ -530,6 +536,7 @@ class JournalService(Service):
             self._replaying += 1
             self._replaying_bytes += entry.size
             self._readmit(request)
+        self._wait(-requests, -events)
         return bool(reads)
 
     def _read_ended(self, found: bool | None) -> None:
