@@ -13,7 +13,7 @@ import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import TimeoutError, inlineCallbacks
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
 from raccoon import __version__
@@ -274,6 +274,7 @@ class RaccoonService(MultiService):
         yield self._publisher.close(flush)
         with suppress(TimeoutError):
             yield self.collector.when_idle().addTimeout(SETTLE_SECONDS, self._reactor)
+        yield deferLater(self._reactor, 0)  # who settled the last request counts it first
         left = self._worker.failed_events - failed_before + self.collector.unsettled_events
         kept = 0
         if self._journal is not None:

@@ -13,10 +13,11 @@ from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import ICollector, IJournal, IMetrics
 
-# A client that was held back goes on when this part of the queue is free again, and requests do
-# not wait for others once they take that much.
+# A client that was held back goes on when this part of the queue is free again.
 _ROOM = 0.5
-# Nor do this many, if they make up a batch; fewer are not worth a publish of their own.
+# Requests do not wait for others once they take this part of the queue, or are a group, or are
+# several that make up a batch: fewer are not worth a publish of their own.
+_ENOUGH = 0.25
 _SEVERAL = 8
 
 
@@ -167,7 +168,9 @@ class Collector:
         seconds: Callable[[], float],
         journal: IJournal | None = None,
     ) -> None:
-        self.queue = RequestQueue(int(worker.buffer_channel_size * _ROOM))
+        self.queue = RequestQueue(
+            min(int(worker.buffer_channel_size * _ENOUGH), worker.group_max_requests - 1)
+        )
         self._ack_level = event.ack
         self._max_waiting = worker.buffer_channel_size
         self._max_bytes = worker.buffer_max_bytes

@@ -149,7 +149,10 @@ class ISerializer(Interface):
 
 
 class ILingeringPublisher(IPublisher):
-    """A publisher for which requests may wait for others, so that groups are larger."""
+    """A publisher for which requests may wait for others, so that groups are larger.
 
-    linger: float = Attribute("seconds between two groups at most, unless a batch is full")
-    batch_bytes: int = Attribute("payload bytes of a group that need not wait for more")
+    Both are read once, before `start`.
+    """
+
+    linger: float = Attribute("seconds since the last group for which the next may wait")
+    batch_bytes: int = Attribute("payload bytes of several requests that are worth a group")

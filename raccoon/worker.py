@@ -141,9 +141,16 @@ class WorkerService(Service):
             waited.callback(None)
 
         waited: Deferred[None] = Deferred(cancel)
-        since = self._reactor.seconds() - self._launched_at
+        since = max(self._reactor.seconds() - self._launched_at, 0)  # clocks are set back
         over = self._reactor.callLater(max(self._linger - since, 0), company)
-        queue.when_enough(self._enough_bytes, lambda: over.reset(0))
+
+        def at_once() -> None:
+            nonlocal over
+            # Not `reset`, which looks through all of the reactor's timers.
+            over.cancel()
+            over = self._reactor.callLater(0, company)
+
+        queue.when_enough(self._enough_bytes, at_once)
         return waited
 
     def _launch(self, group: list[CollectRequest]) -> None:
@@ -214,6 +221,7 @@ class WorkerService(Service):
             events = self._collector.settle(request, error)
             delivered += events[0]
             failed += events[1]
+            self.failed_events += events[1]
         for group, values in latencies.items():
             self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
         for group, values in durations.items():
@@ -221,7 +229,6 @@ class WorkerService(Service):
         if delivered:
             self._metrics.count("events_delivered_total", delivered, ())
         if failed:
-            self.failed_events += failed
             self._metrics.count("events_failed_total", failed, ())
 
     def _loop_failed(self, failure: Failure) -> None:

@@ -135,8 +135,8 @@ class GroupTests(WorkerTestCase):
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_queue_that_fills(self) -> None:
-        """Once half of the queue is taken nothing waits for the linger."""
-        self.start_worker(publisher=LingeringPublisher(), queue=4)
+        """Once a quarter of the queue is taken nothing waits for the linger."""
+        self.start_worker(publisher=LingeringPublisher(), queue=8)
         self.collect("a")
         self.turn(0)
         self.collect("b", "c")
@@ -145,6 +145,24 @@ class GroupTests(WorkerTestCase):
         self.collect("d")
         self.turn(0)
         self.assertEqual([["a"], ["b", "c", "d"]], self.publish.guids)
+
+    def test_group_that_is_full(self) -> None:
+        """A group of as many as there may be does not wait for the linger."""
+        self.start_worker(publisher=LingeringPublisher(), group_max=3)
+        self.collect("a")
+        self.turn(0)
+        self.collect("b", "c", "d", "e")
+        self.turn(0)
+        self.assertEqual([["a"], ["b", "c", "d"]], self.publish.guids)
+
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back makes nothing wait for it to come round."""
+        self.collect("a")
+        self.turn(0)
+        self.clock.rightNow -= 3600
+        self.collect("b")
+        self.turn()
+        self.assertEqual([["a"], ["b"]], self.publish.guids)
 
     def test_no_pace_after_a_pause(self) -> None:
         """After a pause a request is launched at once again."""

@@ -40,14 +40,13 @@ _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
 # save no more work than one. Longer than a few milliseconds they wait there, out of the queue.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
-# By whether clients wait for the delivery. Where they do not, these are librdkafka's defaults.
-_LINGER_MS = {True: 2.0, False: 5.0}
-_BATCH_SIZE = {True: 65_536, False: 1_000_000}
-_LINGER_MS_MAX = 900_000  # librdkafka's
 _GATHERING_MS = 5.0
 _TIMER_MS = 1.0  # the reactor's timers are up to this late
-# Past this size, in bytes, a batch gains little more.
-_BATCH_SIZE = {True: 65_536, False: 1_000_000}
+_LINGER_MS_MAX = 900_000  # librdkafka's
+# librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB a batch
+# gains little more.
+_LINGER_MS, _LINGER_MS_AWAITED = 5.0, 2.0
+_BATCH_SIZE, _BATCH_SIZE_AWAITED = 1_000_000, 65_536
 
 _UNKNOWN_TOPIC = frozenset(
     {
@@ -168,10 +167,11 @@ class KafkaPublisher:
         self._announced: bool | None = None
         self._last_trouble = ""
         self._message_timeout = _message_timeout(self._client)
-        clients_wait = context.settings.event.ack == 1
-        self.linger = _take_linger(self._client, _LINGER_MS[clients_wait])
+        awaited = context.settings.event.ack == 1
+        self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
-        self.batch_bytes = int(size) if size.isdigit() else _BATCH_SIZE[clients_wait]
+        default = _BATCH_SIZE_AWAITED if awaited else _BATCH_SIZE
+        self.batch_bytes = int(size) if size.isdigit() else default
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)

@@ -146,6 +146,7 @@ class EventChannel(HTTPChannel):
     _networkProducer: Any
     _phase = _IDLE
     _taken_over = False
+    _empty_line = False
 
     def connectionMade(self) -> None:
         """Apply the site's limits to this connection."""
@@ -182,7 +183,15 @@ class EventChannel(HTTPChannel):
             self._enter(_HEADERS)
 
     def _between_requests(self) -> bool:
-        return not self.requests and not self._buffer and bool(self.persistent)
+        """Whether the parser has seen nothing of the next request, and will take one."""
+        return (
+            not self.requests
+            and not self._buffer
+            and not self._empty_line
+            and self._phase == _IDLE
+            and bool(self.persistent)
+            and not self.transport.disconnecting
+        )
 
     def _take(self, post: Post) -> None:
         request = PlainRequest(self)
@@ -197,14 +206,27 @@ class EventChannel(HTTPChannel):
             done.addCallbacks(request.answer, request.failed)
 
     def answered(self, request: PlainRequest) -> None:
-        """A request that came whole is done with: go on with what came meanwhile."""
+        """A request that came whole is done with: go on with what came meanwhile.
+
+        Where nothing came this is HTTPChannel's requestDone, without a timer that was never off.
+        """
         self.resetTimeout()
         if self._dataBuffer or not self.persistent:
             self.requestDone(request)
             return
         self.requests.clear()
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
         self._handlingRequest = False
         self.setLineMode()
+
+    def pauseProducing(self) -> None:
+        """The client does not read its answers: read no more of its requests.
+
+        HTTPChannel reads on while a request is handled, which is just when answers are written.
+        """
+        super().pauseProducing()
+        self._networkProducer.pauseProducing()
 
     def allContentReceived(self) -> None:
         """A request is whole; the next one begins idle."""
@@ -212,10 +234,13 @@ class EventChannel(HTTPChannel):
             return
         if self._phase in (_HEADERS, _BODY):
             self._enter(_IDLE)
+        self._empty_line = False
         super().allContentReceived()
 
     def lineReceived(self, line: bytes) -> bool:
         """Parse a line of the headers; true ends the parsing of what came with it."""
+        # One before a request is passed over, a second one is not.
+        self._empty_line = not line and not self.requests
         super().lineReceived(line)
         return self._phase == _REFUSED
 

@@ -144,6 +144,52 @@ class HandledTests(SynchronousTestCase):
         edge.advance(0.2)
         self.assertTrue(client.closed)
 
+    def test_empty_lines_between(self) -> None:
+        """An empty line after each request, which some clients send, is passed over."""
+        edge = Edge(make_settings(limits={"header_timeout_ms": 5000}), ack=0)
+        client = edge.connect()
+        for line in (b"\r\n", b"\r\n", b"\r", b"\n", b""):
+            if line != b"\n":
+                client.send(post(body=json_body()))
+                self.assertEqual(client.reply().status, 200)
+            client.send(line)
+        edge.advance(20, step=1)
+        self.assertFalse(client.closed)
+        client.send(post(body=json_body()))
+        self.assertEqual(client.reply().status, 200)
+
+    def test_client_that_does_not_read(self) -> None:
+        """A client that sends and sends and does not read its answers is read no more, and goes on
+        when it reads."""
+        edge = Edge(ack=0)
+        client = edge.connect()
+        client.socket.client_reads = False
+        sent = 0
+        while not client.socket.unread and sent < 10_000:
+            client.send(post(body=json_body()))
+            sent += 1
+        self.assertLess(sent, 10_000)
+        client.socket.read_on()
+        edge.advance(0)
+        client.send(post(body=json_body()))
+        self.assertEqual(client.socket.unread, 0)
+        self.assertEqual(len(client.replies()), sent + 1)
+
+    def test_client_that_reads_late(self) -> None:
+        """What a client sent while it did not read is served once it reads."""
+        edge = Edge()
+        client = edge.connect()
+        client.send(post(body=json_body("a")))
+        client.send(post(body=json_body("b", [("t", b"x" * 20_000)])))
+        client.socket.client_reads = False
+        client.socket.write(b"x" * 70_000)
+        edge.collector.deliver()
+        self.assertEqual(edge.collector.guids, ["a", "b"])
+        client.socket.read_on()
+        edge.collector.deliver()
+        client.send(post(body=json_body("c")))
+        self.assertEqual(edge.collector.guids, ["a", "b", "c"])
+
     def test_fault_of_the_server(self) -> None:
         """A handler that raises, or whose Deferred fails, is a 500 and one traceback in the log."""
 

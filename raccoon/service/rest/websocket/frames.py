@@ -6,6 +6,7 @@ every one that a client sends, costs it 27 µs more than this does. Source: RFC 
 
 from __future__ import annotations
 
+# In C where that is built, which `websockets.utils` has not.
 from websockets.frames import apply_mask  # type: ignore[attr-defined]
 
 _TEXT, _BINARY = 0x81, 0x82  # FIN set, no extension bits
@@ -41,7 +42,7 @@ def take_message(data: bytes, start: int, max_size: int) -> tuple[bytes | None, 
         mask += 8
         shortest = 1 << 16
     else:
-        shortest = 0 if length < 126 else end
+        shortest = 0 if length < 126 else max_size + 1  # the length itself is incomplete
     stop = mask + 4 + length
     if opcode not in (_TEXT, _BINARY) or not shortest <= length <= max_size:
         return None

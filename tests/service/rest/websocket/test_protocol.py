@@ -7,6 +7,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.identification import Identifier
+from raccoon.service.rest.websocket.frames import take_message
 from tests.edge_fakes import (
     BINARY,
     CLOSE,
@@ -500,6 +501,24 @@ class FramingTests(EdgeTestCase):
             client.send(head + mask + b"12345")
             self.check_close(client.frames()[0], 1002)
         self.assertEqual(self.edge.collector.requests, [])
+
+
+class TakeMessageTests(SynchronousTestCase):
+    """take_message, where a frame is not whole."""
+
+    def test_incomplete_head(self) -> None:
+        """A head that is not whole, its length included, is left to the general parser."""
+        for size in (10, 200, 70_000):
+            frame = client_frame(BINARY, b"x" * size)
+            head = len(frame) - size
+            for cut in range(head - 4 if size > 125 else 6):
+                self.assertIsNone(take_message(frame[:cut], 0, 100_000), f"{size}, {cut}")
+
+    def test_incomplete_payload(self) -> None:
+        """Of a frame whose payload is not whole its end is told."""
+        frame = client_frame(TEXT, b"x" * 200)
+        self.assertEqual(take_message(b"abc" + frame[:-1], 3, 200), (None, False, 3 + len(frame)))
+        self.assertIsNone(take_message(frame[:-1], 0, 199))
 
 
 class OversizeTests(EdgeTestCase):
