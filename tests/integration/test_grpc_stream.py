@@ -130,13 +130,16 @@ class KafkaStreamTests(SharedCase):
         in_threads(run, 4)
         stopper.join()
         self.assertEqual(daemon.wait(), 0, daemon.log())
-        # With the server's words, or the transport's where a message was on its way to it.
         self.assertEqual([code for code, _ in ends], [grpc.StatusCode.UNAVAILABLE] * 4)
         self.assertIn("every accepted event was delivered", daemon.log())
         self.assertNotIn("Traceback", daemon.log())
         stored = Counter(payload for _, payload in self.broker.read(["sigterm"]))
-        # Each request that was read was answered: what is stored is what was acknowledged.
-        self.assertEqual(stored, Counter(acknowledged))
+        self.assertEqual(Counter(acknowledged) - stored, Counter())
+        # Each request that was read was answered. Where the end comes in the transport's words and
+        # not in the server's, a message was on its way to it: the connection was reset, and answers
+        # that the client had not read went with it.
+        reset = sum(details != "the server is stopping" for _, details in ends)
+        self.assertLessEqual((stored - Counter(acknowledged)).total(), 50 * reset)
 
     def test_limit_in_flight(self) -> None:
         """A client is read as far as the limit, another call goes on; the rest comes later."""
