@@ -83,7 +83,7 @@ class WorkerLink:
         self._reactor.addSystemEventTrigger("before", "shutdown", self._stop)
 
     def _make_table(self, metrics: IMetrics) -> SharedTable:
-        self._table = SharedTable(self._claim, self._release, metrics)
+        self._table = SharedTable(self._claim, self._release, metrics, self._reactor.callLater)
         return self._table
 
     def _claim(self, identifier: Identifier) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics
 from raccoon.service.rest.websocket.connections import Connection, ConnectionTable, RefusedError
+
+# A client that comes back at once, to another worker, may be ahead of the word that it left.
+_ASK_AGAIN_SECONDS = 0.1
 
 
 class Claims:
@@ -53,6 +57,7 @@ class SharedTable(ConnectionTable):
         ask: sends a claim to the parent.
         release: tells the parent that a client is gone.
         metrics: connections_count_current.
+        call_later: the reactor's.
     """
 
     def __init__(
@@ -60,20 +65,24 @@ class SharedTable(ConnectionTable):
         ask: Callable[[Identifier], None],
         release: Callable[[Identifier], None],
         metrics: IMetrics,
+        call_later: Callable[..., Any],
     ) -> None:
         super().__init__(0, metrics)
         self._ask = ask
         self._release = release
+        self._call_later = call_later
         # In the order of their claims, which is that of the verdicts.
         self._asking: deque[tuple[Connection, Identifier, Deferred[None]]] = deque()
         self._gone: set[Connection] = set()
+        # Those whose id was another's when they asked first, and those that are to ask again.
+        self._asked_before: set[Connection] = set()
+        self._to_ask_again: set[Connection] = set()
         self._verdicts: dict[Connection, str | None] = {}
 
     def claim(self, connection: Connection) -> Deferred[None]:
         """Ask the parent; fires when it has answered, and never if the connection is gone then."""
         asked: Deferred[None] = Deferred()
-        self._asking.append((connection, connection.identifier, asked))
-        self._ask(connection.identifier)
+        self._put(connection, asked)
         return asked
 
     def verdict(self, reason: str | None) -> None:
@@ -84,6 +93,11 @@ class SharedTable(ConnectionTable):
             if reason is None:
                 self._release(identifier)
             return
+        if reason == "exists" and connection not in self._asked_before:
+            self._to_ask_again.add(connection)
+            self._call_later(_ASK_AGAIN_SECONDS, self._ask_again, connection, asked)
+            return
+        self._asked_before.discard(connection)
         self._verdicts[connection] = reason
         asked.callback(None)
 
@@ -100,10 +114,23 @@ class SharedTable(ConnectionTable):
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection, and its claim."""
-        if any(asking is connection for asking, _, _ in self._asking):
+        self._asked_before.discard(connection)
+        if connection in self._to_ask_again:
+            self._to_ask_again.discard(connection)
+        elif any(asking is connection for asking, _, _ in self._asking):
             self._gone.add(connection)
         elif connection in self._verdicts:
             if self._verdicts.pop(connection) is None:
                 self._release(connection.identifier)
         elif self._leave(connection):
             self._release(connection.identifier)
+
+    def _put(self, connection: Connection, asked: Deferred[None]) -> None:
+        self._asking.append((connection, connection.identifier, asked))
+        self._ask(connection.identifier)
+
+    def _ask_again(self, connection: Connection, asked: Deferred[None]) -> None:
+        if connection in self._to_ask_again:
+            self._to_ask_again.discard(connection)
+            self._asked_before.add(connection)
+            self._put(connection, asked)

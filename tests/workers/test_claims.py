@@ -58,6 +58,7 @@ class SharedTableTests(SynchronousTestCase):
             lambda identifier: self.asked.append(identifier.id),
             lambda identifier: self.released.append(identifier.id),
             self.edge.metrics,
+            self.edge.clock.callLater,
         )
         self.edge.websocket.table = self.table
 
@@ -93,6 +94,10 @@ class SharedTableTests(SynchronousTestCase):
         ):
             client = self.begin("a")
             self.verdict(reason)
+            if reason == "exists":
+                self.assertEqual(b"", client.socket.received())
+                self.edge.clock.advance(0.1)
+                self.verdict(reason)
             received = client.socket.received()
             self.assertIn(b" 101 ", received)
             self.assertIn(code, received)
@@ -106,8 +111,8 @@ class SharedTableTests(SynchronousTestCase):
     def test_in_order(self) -> None:
         """Verdicts belong to the claims in their order."""
         first, second = self.begin("a"), self.begin("b")
-        self.verdict("exists")
-        self.assertIn(b"duplicate", first.socket.received())
+        self.verdict("serverlimit")
+        self.assertIn(b"Max connection", first.socket.received())
         self.assertEqual(b"", second.socket.received())
         self.verdict(None)
         self.assertIn(b" 101 ", second.socket.received())
@@ -121,6 +126,35 @@ class SharedTableTests(SynchronousTestCase):
         self.verdict(None)
         self.assertEqual((["a"], 0), (self.released, len(self.table)))
         self.assertEqual([], self.edge.metrics.observed("user_session_duration_milliseconds"))
+
+    def test_came_back_at_once(self) -> None:
+        """A client that is ahead of the word that it left is asked for once more, and let in."""
+        client = self.begin("a")
+        self.verdict("exists")
+        self.edge.clock.advance(0.09)
+        self.assertEqual((["a"], b""), (self.asked, client.socket.received()))
+        self.edge.clock.advance(0.01)
+        self.assertEqual(["a", "a"], self.asked)
+        self.verdict(None)
+        self.assertIn(b" 101 ", client.socket.received())
+        self.assertEqual(([], 1), (self.released, len(self.table)))
+
+    def test_gone_before_it_asks_again(self) -> None:
+        """A client that left before it was asked for once more is not asked for."""
+        client = self.begin("a")
+        self.verdict("exists")
+        client.socket.hang_up()
+        self.edge.clock.advance(1)
+        self.assertEqual((["a"], [], 0), (self.asked, self.released, len(self.table)))
+
+    def test_gone_before_the_second_verdict(self) -> None:
+        """What a client that left was granted when it was asked for once more is released."""
+        client = self.begin("a")
+        self.verdict("exists")
+        self.edge.clock.advance(0.1)
+        client.socket.hang_up()
+        self.verdict(None)
+        self.assertEqual((["a"], 0), (self.released, len(self.table)))
 
     def test_gone_before_a_refusal(self) -> None:
         """Where it was refused there is nothing to release: the id is another's."""
