@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from raccoon.collector import CollectRequest
 from raccoon.config import load
+from raccoon.deserialization import Batch
 from raccoon.identification import Identifier
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
@@ -33,16 +34,15 @@ def publisher(server: KinesisServer, stream: str, payloads: list[bytes]) -> floa
     settings = load({}, options)
     kinesis = KinesisPublisher(PublisherContext(settings, Metrics()))
     kinesis.start()
+    cut = range(0, len(payloads), _PER_REQUEST)
+    batches = [payloads[start : start + _PER_REQUEST] for start in cut]
     requests = [
         CollectRequest(
             Identifier("client", "group"),
-            str(start),
-            None,
-            [stream] * len(payloads[start : start + _PER_REQUEST]),
-            payloads[start : start + _PER_REQUEST],
+            Batch(str(number), None, [stream] * len(events), events),
             0.0,
         )
-        for start in range(0, len(payloads), _PER_REQUEST)
+        for number, events in enumerate(batches)
     ]
     began = time.perf_counter()
     outcomes = kinesis.publish(requests)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, DeferredQueue, fail, succeed
 from zope.interface import implementer
 
 from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, EventSettings, WorkerSettings
+from raccoon.deserialization import Batch
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import ICollector, IJournal, IMetrics
@@ -63,25 +64,19 @@ class CollectRequest:
     def __init__(
         self,
         identifier: Identifier,
-        guid: str,
-        sent_time: float | None,
-        types: list[str],
-        payloads: list[bytes],
+        batch: Batch,
         received_at: float,
         on_failed: Callable[[PublishError], None] | None = None,
         wire: bytes | None = None,
         is_json: bool = False,
     ) -> None:
         self.identifier = identifier
-        self.guid = guid
-        self.sent_time = sent_time
-        self.types = types
-        self.payloads = payloads
+        self.guid, self.sent_time, self.types, self.payloads = batch
         self.received_at = received_at
         self.queued_at = received_at
         self.published_at: float | None = None
-        self.payload_bytes = sum(map(len, payloads))
-        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(types) + self.payload_bytes
+        self.payload_bytes = sum(map(len, self.payloads))
+        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(self.types) + self.payload_bytes
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
         self.wire = wire
@@ -108,9 +103,7 @@ class RequestQueue(DeferredQueue[CollectRequest]):
         super().put(obj)
         if self.pending:  # else somebody who waited has it
             self._payload_bytes += obj.payload_bytes
-            if self._tell is not None and self._has_enough():
-                tell, self._tell = self._tell, None
-                tell()
+            self._tell_if_enough()
 
     def get(self) -> Deferred[CollectRequest]:
         """Fires with the oldest request, once there is one."""
@@ -137,15 +130,17 @@ class RequestQueue(DeferredQueue[CollectRequest]):
         """
         self._enough_bytes = payload_bytes
         self._tell = tell
-        if tell is not None and self._has_enough():
-            self._tell = None
-            tell()
+        self._tell_if_enough()
 
-    def _has_enough(self) -> bool:
+    def _tell_if_enough(self) -> None:
+        if self._tell is None:
+            return
         waiting = len(self.pending)
-        return waiting >= self._enough or (
+        if waiting >= self._enough or (
             waiting >= _SEVERAL and self._payload_bytes >= self._enough_bytes
-        )
+        ):
+            tell, self._tell = self._tell, None
+            tell()
 
 
 @implementer(ICollector)

@@ -62,8 +62,6 @@ class _Checks:
         Raises:
             LimitError: it is over a limit.
         """
-        if len(batch.types) > self.max_events:
-            self.too_many_events(len(batch.types))
         if len(batch.guid) > self._guid_length:
             raise LimitError(
                 f"req_guid has {len(batch.guid)} characters; at most {self._guid_length}"

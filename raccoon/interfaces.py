@@ -110,6 +110,16 @@ class IOrderedPublisher(IPublisher):
         """
 
 
+class ILingeringPublisher(IPublisher):
+    """A publisher for which requests may wait for others, so that groups are larger.
+
+    Both are read once, before `start`.
+    """
+
+    linger: float = Attribute("seconds since the last group for which the next may wait")
+    batch_bytes: int = Attribute("payload bytes of several requests that are worth a group")
+
+
 class IMetrics(Interface):
     """Counts things. Safe from any thread. Names and labels are those of raccoon.metrics.names."""
 
@@ -146,13 +156,3 @@ class ISerializer(Interface):
 
     def serialize(response: Response) -> bytes:
         """Encode a raccoon.serialization.Response as `bytes`."""
-
-
-class ILingeringPublisher(IPublisher):
-    """A publisher for which requests may wait for others, so that groups are larger.
-
-    Both are read once, before `start`.
-    """
-
-    linger: float = Attribute("seconds since the last group for which the next may wait")
-    batch_bytes: int = Attribute("payload bytes of several requests that are worth a group")

@@ -221,7 +221,6 @@ class WorkerService(Service):
             events = self._collector.settle(request, error)
             delivered += events[0]
             failed += events[1]
-            self.failed_events += events[1]
         for group, values in latencies.items():
             self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
         for group, values in durations.items():
@@ -229,6 +228,7 @@ class WorkerService(Service):
         if delivered:
             self._metrics.count("events_delivered_total", delivered, ())
         if failed:
+            self.failed_events += failed
             self._metrics.count("events_failed_total", failed, ())
 
     def _loop_failed(self, failure: Failure) -> None:

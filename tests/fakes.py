@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
+from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics, IPublisher
@@ -28,10 +29,12 @@ def make_request(
     """A request of (type, payload) events."""
     return CollectRequest(
         Identifier(client, group),
-        guid,
-        sent_time,
-        [event_type for event_type, _ in events],
-        [payload for _, payload in events],
+        Batch(
+            guid,
+            sent_time,
+            [event_type for event_type, _ in events],
+            [payload for _, payload in events],
+        ),
         received_at,
         on_failed,
     )

@@ -503,10 +503,7 @@ class JournalService(Service):
             return _Read(found, None, str(error))
         request = CollectRequest(
             Identifier(record.client, record.group),
-            batch.guid,
-            batch.sent_time,
-            batch.types,
-            batch.payloads,
+            batch,
             record.received_at,
         )
         return _Read(found, request, "")

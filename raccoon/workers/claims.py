@@ -71,33 +71,30 @@ class SharedTable(ConnectionTable):
         self._ask = ask
         self._release = release
         self._call_later = call_later
-        # In the order of their claims, which is that of the verdicts.
-        self._asking: deque[tuple[Connection, Identifier, Deferred[None]]] = deque()
+        # In the order of their claims, which is that of the verdicts; and whether it is the last.
+        self._asking: deque[tuple[Connection, Identifier, Deferred[None], bool]] = deque()
         self._gone: set[Connection] = set()
-        # Those whose id was another's when they asked first, and those that are to ask again.
-        self._asked_before: set[Connection] = set()
         self._to_ask_again: set[Connection] = set()
         self._verdicts: dict[Connection, str | None] = {}
 
     def claim(self, connection: Connection) -> Deferred[None]:
         """Ask the parent; fires when it has answered, and never if the connection is gone then."""
         asked: Deferred[None] = Deferred()
-        self._put(connection, asked)
+        self._put(connection, asked, False)
         return asked
 
     def verdict(self, reason: str | None) -> None:
         """The parent's answer to the oldest claim: None, or why not."""
-        connection, identifier, asked = self._asking.popleft()
+        connection, identifier, asked, last = self._asking.popleft()
         if connection in self._gone:
             self._gone.discard(connection)
             if reason is None:
                 self._release(identifier)
             return
-        if reason == "exists" and connection not in self._asked_before:
+        if reason == "exists" and not last:
             self._to_ask_again.add(connection)
             self._call_later(_ASK_AGAIN_SECONDS, self._ask_again, connection, asked)
             return
-        self._asked_before.discard(connection)
         self._verdicts[connection] = reason
         asked.callback(None)
 
@@ -114,10 +111,9 @@ class SharedTable(ConnectionTable):
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection, and its claim."""
-        self._asked_before.discard(connection)
         if connection in self._to_ask_again:
-            self._to_ask_again.discard(connection)
-        elif any(asking is connection for asking, _, _ in self._asking):
+            self._to_ask_again.remove(connection)
+        elif any(asking is connection for asking, *_ in self._asking):
             self._gone.add(connection)
         elif connection in self._verdicts:
             if self._verdicts.pop(connection) is None:
@@ -125,12 +121,11 @@ class SharedTable(ConnectionTable):
         elif self._leave(connection):
             self._release(connection.identifier)
 
-    def _put(self, connection: Connection, asked: Deferred[None]) -> None:
-        self._asking.append((connection, connection.identifier, asked))
+    def _put(self, connection: Connection, asked: Deferred[None], last: bool) -> None:
+        self._asking.append((connection, connection.identifier, asked, last))
         self._ask(connection.identifier)
 
     def _ask_again(self, connection: Connection, asked: Deferred[None]) -> None:
         if connection in self._to_ask_again:
-            self._to_ask_again.discard(connection)
-            self._asked_before.add(connection)
-            self._put(connection, asked)
+            self._to_ask_again.remove(connection)
+            self._put(connection, asked, True)

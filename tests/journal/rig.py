@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from raccoon.collector import Collector, CollectRequest
-from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 from raccoon.journal import service
@@ -131,10 +131,7 @@ class JournalCase(DirectoryCase):
         ]
         request = CollectRequest(
             Identifier("phone", "group"),
-            guid,
-            sent_time,
-            [kind for kind, _ in events],
-            [payload for _, payload in events],
+            Batch(guid, sent_time, [kind for kind, _ in events], [data for _, data in events]),
             self.clock.seconds(),
             wire=(json_body if is_json else protobuf_body)(guid, events),
             is_json=is_json,

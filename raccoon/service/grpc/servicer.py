@@ -89,10 +89,7 @@ class EventServicer:
         batch = self._codec.deserializer.deserialize(body)
         return CollectRequest(
             identifier,
-            batch.guid,
-            batch.sent_time,
-            batch.types,
-            batch.payloads,
+            batch,
             received_at,
             wire=body,
         )

@@ -129,10 +129,7 @@ class EventStream:
             return
         request = CollectRequest(
             self._identifier,
-            batch.guid,
-            batch.sent_time,
-            batch.types,
-            batch.payloads,
+            batch,
             received_at,
             wire=body,
         )

@@ -159,10 +159,7 @@ class RestResource:
             return succeed(Answer(400, content_type, codec.serializer.serialize(refusal)))
         request = CollectRequest(
             identifier,
-            batch.guid,
-            batch.sent_time,
-            batch.types,
-            batch.payloads,
+            batch,
             received_at,
             wire=post.body,
             is_json=canonical == _JSON,

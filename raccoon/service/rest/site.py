@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, cast
 
@@ -83,13 +84,13 @@ class EventRequest(Request):
         """Send status, headers and body in one piece."""
         if self._disconnected:
             return
-        lines = [self.channel.site.head(self.code)]
-        for name, values in self.responseHeaders.getAllRawHeaders():
-            lines += [b"%s: %s\r\n" % (name, value) for value in values]
-        lines.append(b"Content-Length: %d\r\n\r\n" % len(body))
-        lines.append(body)
+        headers = [
+            (name, value)
+            for name, values in self.responseHeaders.getAllRawHeaders()
+            for value in values
+        ]
         self.startedWriting = 1
-        write_now(self.channel.transport, b"".join(lines))
+        write_now(self.channel.transport, self.channel.site.compose(self.code, headers, body))
         self.finish()
 
     def _asks_for_websocket(self) -> bool:
@@ -122,14 +123,8 @@ class PlainRequest:
         """Send the answer in one piece."""
         if self._channel is None:
             return
-        lines = [
-            self._site.head(answer.status),
-            b"Content-Type: %s\r\nContent-Length: %d\r\n" % (answer.content_type, len(answer.body)),
-            *[b"%s: %s\r\n" % header for header in answer.headers],
-            b"\r\n",
-            answer.body,
-        ]
-        write_now(self._channel.transport, b"".join(lines))
+        headers = ((b"Content-Type", answer.content_type), *answer.headers)
+        write_now(self._channel.transport, self._site.compose(answer.status, headers, answer.body))
         self._channel.answered(self)
 
     def failed(self, failure: Failure) -> None:
@@ -383,7 +378,14 @@ class EventSite(Site):
         request.responseHeaders.setRawHeaders(b"Server", [_SERVER])
         return super().getResourceFor(request)
 
-    def head(self, code: int) -> bytes:
+    def compose(self, code: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+        """A whole answer, in one piece."""
+        lines = [self._head(code)]
+        lines += [b"%s: %s\r\n" % header for header in headers]
+        lines.append(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        return b"".join(lines)
+
+    def _head(self, code: int) -> bytes:
         """Status line, Server and Date of an answer, formatted once a second."""
         now = int(self.reactor.seconds())
         if now != self._heads_of:

@@ -208,10 +208,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             return
         request = CollectRequest(
             self.identifier,
-            batch.guid,
-            batch.sent_time,
-            batch.types,
-            batch.payloads,
+            batch,
             received_at,
             self._when_failed(batch.guid),
             payload,
