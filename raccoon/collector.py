@@ -31,6 +31,7 @@ class CollectRequest:
         sent_time: Unix seconds by the client's clock, or None.
         types: each event's type, in order.
         payloads: each event's bytes, in order.
+        by_type: each type that occurs, with the bytes of its events, in order.
         received_at: Unix seconds when it was read.
         queued_at: Unix seconds when it was admitted.
         published_at: Unix seconds when it was published; None before.
@@ -45,6 +46,7 @@ class CollectRequest:
 
     __slots__ = (
         "acknowledged",
+        "by_type",
         "entry",
         "guid",
         "identifier",
@@ -72,6 +74,7 @@ class CollectRequest:
     ) -> None:
         self.identifier = identifier
         self.guid, self.sent_time, self.types, self.payloads = batch
+        self.by_type = _by_type(self.types, self.payloads)
         self.received_at = received_at
         self.queued_at = received_at
         self.published_at: float | None = None
@@ -82,6 +85,16 @@ class CollectRequest:
         self.wire = wire
         self.is_json = is_json
         self.entry: Any = None
+
+
+def _by_type(types: list[str], payloads: list[bytes]) -> dict[str, list[bytes]]:
+    # Most requests have events of one type.
+    if types and types.count(types[0]) == len(types):
+        return {types[0]: payloads}
+    found: dict[str, list[bytes]] = {}
+    for event_type, payload in zip(types, payloads, strict=True):
+        found.setdefault(event_type, []).append(payload)
+    return found
 
 
 class RequestQueue(DeferredQueue[CollectRequest]):

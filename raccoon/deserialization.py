@@ -121,9 +121,10 @@ class ProtobufDeserializer:
         except DecodeError as error:
             reason = str(error).removeprefix("Error parsing message with type ")
             raise DeserializationError(f"not a protobuf SendEventRequest: {reason}") from None
-        if len(message.events) > self._checks.max_events:
-            self._checks.too_many_events(len(message.events))
-        events = list(message.events)
+        repeated = message.events
+        if len(repeated) > self._checks.max_events:
+            self._checks.too_many_events(len(repeated))
+        events = repeated[:]
         sent_time = None
         if message.HasField("sent_time"):
             moment = message.sent_time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -205,19 +206,19 @@ class WorkerService(Service):
     def _settle(
         self, settled: Iterable[tuple[CollectRequest, PublishError | None]], now: float
     ) -> None:
-        latencies: dict[str, list[float]] = {}
-        durations: dict[str, list[float]] = {}
+        latencies: defaultdict[str, list[float]] = defaultdict(list)
+        durations: defaultdict[str, list[float]] = defaultdict(list)
         delivered = failed = 0
         for request, error in settled:
             group = request.identifier.group
             request.published_at = now
             if error is not None:
                 self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
-            latencies.setdefault(group, []).append((now - request.received_at) * 1000)
+            latencies[group].append((now - request.received_at) * 1000)
             if request.sent_time is not None:
                 # A client's clock may be ahead of ours.
                 lasted = max(now - request.sent_time, 0)
-                durations.setdefault(group, []).append(lasted * 1000)
+                durations[group].append(lasted * 1000)
             events = self._collector.settle(request, error)
             delivered += events[0]
             failed += events[1]

@@ -67,14 +67,14 @@ Any option of librdkafka is `PUBLISHER_KAFKA_CLIENT_` and its name in capitals w
 for each dot: `PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS` is `bootstrap.servers`,
 `PUBLISHER_KAFKA_CLIENT_COMPRESSION_TYPE` is `compression.type`. An option that librdkafka does not
 know stops the start with its own message. Unless set otherwise, `enable.idempotence` is on where no
-other option excludes it, and at `EVENT_ACK=1`, where clients wait, `linger.ms` is 2 and
-`batch.size` 65536. `transactional.id` and `delivery.report.only.error` cannot be used.
+other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait.
+`transactional.id` and `delivery.report.only.error` cannot be used.
 
 `linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
-wait longer. Up to 5 ms of the linger requests wait in the queue instead of in librdkafka, and are
-then published together; a request that comes after a quiet moment does not wait. A longer linger,
-with a `batch.size` to match, sends fewer and larger batches, which compress better, and answers
-later at `EVENT_ACK=1`.
+wait longer; at `EVENT_ACK=1` without a `batch.size` 64 KiB need not. Up to 5 ms of the linger
+requests wait in the queue instead of in librdkafka, and are then published together; a request that
+comes after a quiet moment does not wait. A longer linger, with a `batch.size` to match, sends fewer
+and larger batches, which compress better, and answers later at `EVENT_ACK=1`.
 """
 
 _METRICS = """\

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -52,6 +52,9 @@ class FakeMetrics:
 
     def count(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         self.counts.append((name, value, labels))
+
+    def count_all(self, counts: Iterable[tuple[str, float, tuple[str, ...]]]) -> None:
+        self.counts += counts
 
     def gauge(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         self.gauges.append((name, value, labels))

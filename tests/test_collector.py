@@ -43,6 +43,15 @@ class RequestTests(SynchronousTestCase):
         self.assertGreater(one, empty)
         self.assertEqual(1000 + 2 * (one - empty), full - empty)
 
+    def test_by_type(self) -> None:
+        """A request knows the events of each type, in order."""
+        self.assertEqual({}, make_request(events=[]).by_type)
+        self.assertEqual(
+            {"a": [b"1", b"2"]}, make_request(events=[("a", b"1"), ("a", b"2")]).by_type
+        )
+        mixed = [("a", b"1"), ("b", b"2"), ("a", b"3")]
+        self.assertEqual({"a": [b"1", b"3"], "b": [b"2"]}, make_request(events=mixed).by_type)
+
 
 class QueueTests(SynchronousTestCase):
     """RequestQueue."""

@@ -85,11 +85,22 @@ class Metrics:
         """Add `value` to the counter `name`."""
         values = self._values[name]
         with self._lock:
-            if labels not in values:
-                labels = self._series(name, labels, values)
-            values[labels] += value
+            try:
+                values[labels] += value
+            except KeyError:
+                values[self._series(name, labels, values)] += value
 
     adjust = count
+
+    def count_all(self, counts: Iterable[tuple[str, float, Labels]]) -> None:
+        """Add to several counters: a name, a value and labels for each."""
+        with self._lock:
+            for name, value, labels in counts:
+                values = self._values[name]
+                try:
+                    values[labels] += value
+                except KeyError:
+                    values[self._series(name, labels, values)] += value
 
     def gauge(self, name: str, value: float, labels: Labels = ()) -> None:
         """Set the gauge `name`."""

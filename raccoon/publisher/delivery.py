@@ -56,7 +56,7 @@ def count_events(context: PublisherContext, name: str, delivery: CountedDelivery
         How many of its events were given up because the publisher closed.
     """
     group = delivery.request.identifier.group
-    left = Counter(delivery.request.types)
+    left = {kind: len(payloads) for kind, payloads in delivery.request.by_type.items()}
     abandoned = 0
     for event_type, events, failure in delivery.failures:
         labels = (context.route(event_type), group, event_type)
@@ -156,7 +156,7 @@ class CountedDelivery(Delivery):
         self.deadline = deadline
         self.failures: list[tuple[str, int, Failure]] = []
         self._left = len(request.types)
-        self._left_of = Counter(request.types)
+        self._left_of = {kind: len(payloads) for kind, payloads in request.by_type.items()}
 
     def settle(self, event_type: str, events: int, failure: Failure | None) -> None:
         """So many events of a type were delivered, or failed; after `give_up` it does nothing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -43,10 +43,10 @@ _LINGER = ("linger.ms", "queue.buffering.max.ms")
 _GATHERING_MS = 5.0
 _TIMER_MS = 1.0  # the reactor's timers are up to this late
 _LINGER_MS_MAX = 900_000  # librdkafka's
-# librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB a batch
-# gains little more.
+# librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB waiting for
+# more gains little.
 _LINGER_MS, _LINGER_MS_AWAITED = 5.0, 2.0
-_BATCH_SIZE, _BATCH_SIZE_AWAITED = 1_000_000, 65_536
+_ENOUGH_BYTES, _ENOUGH_BYTES_AWAITED = 1_000_000, 65_536
 
 _UNKNOWN_TOPIC = frozenset(
     {
@@ -141,9 +141,9 @@ class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Unless it says otherwise
-    idempotence is on, and at acknowledgement level 1 linger.ms is 2 and batch.size 65,536. Up to
-    5 ms of the linger are the worker's, which publishes all that came together; librdkafka has the
-    rest.
+    idempotence is on, and linger.ms is 2 at acknowledgement level 1. Up to 5 ms of the linger are
+    the worker's, which publishes all that came together; librdkafka has the rest. What makes up a
+    batch.size, or 64 KiB at level 1 where that is not set, ends the worker's wait.
 
     With a partition key the events of a key reach librdkafka in the order in which they came, and
     an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
@@ -170,8 +170,8 @@ class KafkaPublisher:
         awaited = context.settings.event.ack == 1
         self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
-        default = _BATCH_SIZE_AWAITED if awaited else _BATCH_SIZE
-        self.batch_bytes = int(size) if size.isdigit() else default
+        enough = _ENOUGH_BYTES_AWAITED if awaited else _ENOUGH_BYTES
+        self.batch_bytes = int(size) if size.isdigit() else enough
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -280,9 +280,8 @@ class KafkaPublisher:
         for event_type, error in delivery.errors:
             failed[event_type] = failed.get(event_type, 0) + 1
             self._count_failure(event_type, group, error)
-        types = request.types
-        for event_type in set(types):
-            delivered = types.count(event_type) - failed.get(event_type, 0)
+        for event_type, payloads in request.by_type.items():
+            delivered = len(payloads) - failed.get(event_type, 0)
             if delivered:
                 labels = (self._context.route(event_type), group, event_type)
                 self._metrics.count("kafka_messages_delivered_total", delivered, labels)
@@ -300,7 +299,6 @@ class KafkaPublisher:
         interval = self._context.settings.metric.runtime_stats_record_interval_ms
         options: dict[str, Any] = {
             "statistics.interval.ms": interval,
-            "batch.size": self.batch_bytes,
             **self._client,
             **besides,
             "error_cb": partial(self._on_error, name),
@@ -322,7 +320,7 @@ class KafkaPublisher:
     def _produce(self, delivery: _Delivery) -> None:
         request = delivery.request
         accepted = 0
-        for event_type, payloads in _by_type(request.types, request.payloads):
+        for event_type, payloads in request.by_type.items():
             messages: list[dict[str, Any]] = [{"value": payload} for payload in payloads]
             if self._turns is not None:
                 key = self._context.partition_key(request, event_type, _KEY_BYTES)
@@ -512,16 +510,6 @@ class KafkaPublisher:
         else:
             trouble = self._last_trouble and f": {self._last_trouble}"
             _log.error("%s does not answer; trying on%s", self.destination, trouble)
-
-
-def _by_type(types: list[str], payloads: list[bytes]) -> Iterable[tuple[str, list[bytes]]]:
-    """Each type with its payloads in order; most requests have events of one type."""
-    if len(set(types)) == 1:
-        return [(types[0], payloads)]
-    found: dict[str, list[bytes]] = {}
-    for event_type, payload in zip(types, payloads, strict=True):
-        found.setdefault(event_type, []).append(payload)
-    return found.items()
 
 
 def _give_up(producer: Producer) -> None:

@@ -244,7 +244,7 @@ class KinesisPublisher:
         request = delivery.request
         kinds = {}
         by_stream: dict[str, list[Record]] = {}
-        for kind in dict.fromkeys(request.types):
+        for kind in request.by_type:
             stream = self._context.route(kind)
             key = self._context.partition_key(request, kind, _KEY_BYTES) or ""
             overhead = len(key.encode()) or _RANDOM_KEY_BYTES

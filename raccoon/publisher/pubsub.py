@@ -160,8 +160,8 @@ class PubSubPublisher:
         delivery.has_room = self._room.take(len(request.types), request.size, delivery.deadline)
         if not delivery.has_room:
             failure = _CLOSED if self._closing.is_set() else _FULL
-            for event_type, count in Counter(request.types).items():
-                delivery.settle(event_type, count, failure)
+            for event_type, payloads in request.by_type.items():
+                delivery.settle(event_type, len(payloads), failure)
             return
         # Events of a type go together. To keep their order, only those that follow each other:
         # several types may share a topic.

@@ -148,6 +148,18 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(3, self.value("events_rx_total", conn_group="web", event_type="click"))
         self.assertEqual(5, self.value("events_rx_total", conn_group="app", event_type="click"))
 
+    def test_count_all(self) -> None:
+        """Several counters at once count as each by itself would."""
+        click, view = ("web", "click"), ("web", "view")
+        self.metrics.count_all(
+            [("events_rx_total", 1, click), ("events_rx_bytes_total", 200, click)]
+        )
+        self.metrics.count_all([("events_rx_total", 2, click), ("events_rx_total", 3, view)])
+        self.assertEqual(3, self.value("events_rx_total", conn_group="web", event_type="click"))
+        self.assertEqual(3, self.value("events_rx_total", conn_group="web", event_type="view"))
+        labels = {"conn_group": "web", "event_type": "click"}
+        self.assertEqual(200, self.value("events_rx_bytes_total", **labels))
+
     def test_gauge(self) -> None:
         """A gauge is where it was set last."""
         self.metrics.gauge("destination_reachable_current", 1)

@@ -72,6 +72,7 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         self.throttle = Throttle(self.logger, reactor.seconds)
         self._closed: Deferred[None] | None = None
         self._to_flush: list[EventWebSocketProtocol] = []
+        self._answered: list[tuple[float, float, float]] = []
 
     def buildProtocol(self, addr: Any) -> EventWebSocketProtocol:
         """A connection with the limits of the configuration."""
@@ -107,6 +108,12 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
             self.reactor.callLater(0, self._flush)
         self._to_flush.append(connection)
 
+    def answered(self, received_at: float, published_at: float, now: float) -> None:
+        """Record how long a request took, with all others that are answered in this turn."""
+        if not self._answered:
+            self.reactor.callLater(0, self._observe)
+        self._answered.append((received_at, published_at, now))
+
     def connection_closed(self) -> None:
         """A connection left the table."""
         if self._closed is not None and not len(self.table):
@@ -117,6 +124,15 @@ class EventWebSocketFactory(WebSocketServerFactory):  # type: ignore[misc]
         connections, self._to_flush = self._to_flush, []
         for connection in connections:
             connection.flush()
+
+    def _observe(self) -> None:
+        answered, self._answered = self._answered, []
+        acks, all_in_all = [], []
+        for received_at, published_at, now in answered:
+            acks.append((now - published_at) * 1000)
+            all_in_all.append((now - received_at) * 1000)
+        self.metrics.observe_all("ack_event_rtt_ms", acks)
+        self.metrics.observe_all("event_rtt_ms", all_in_all)
 
 
 class UpgradeResource(WebSocketResource):  # type: ignore[misc]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -204,15 +203,13 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             reason = f"cannot deserialize request: {error}"
             self._send(failure(CODE_BAD_REQUEST, reason, received_at, ""), isBinary)
             return
-        if self._is_duplicate(batch, isBinary):
-            return
+        on_failed = None
+        if self._seen is not None and batch.guid:
+            if self._is_duplicate(self._seen, batch, isBinary):
+                return
+            on_failed = partial(_forget, self._seen, batch.guid)
         request = CollectRequest(
-            self.identifier,
-            batch,
-            received_at,
-            self._when_failed(batch.guid),
-            payload,
-            not isBinary,
+            self.identifier, batch, received_at, on_failed, payload, not isBinary
         )
         count_request(factory.metrics, request)
         self._begin()
@@ -319,9 +316,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self._seen.settle(request.guid, True)
         self._answer(success(request.guid, now), binary)
         if request.published_at is not None:
-            observe = self.factory.metrics.observe
-            observe("ack_event_rtt_ms", (now - request.published_at) * 1000)
-            observe("event_rtt_ms", (now - request.received_at) * 1000)
+            self.factory.answered(request.received_at, request.published_at, now)
 
     def _not_stored(self, error: Failure, request: CollectRequest, binary: bool) -> None:
         cause = failure_value(error)
@@ -405,11 +400,9 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     # Deduplication.
 
-    def _is_duplicate(self, batch: Batch, binary: bool) -> bool:
+    def _is_duplicate(self, seen: SeenBatches, batch: Batch, binary: bool) -> bool:
         """Whether the batch came before; it is then answered when its first copy is."""
         guid = batch.guid
-        if self._seen is None or not guid:
-            return False
 
         def settled(published: bool) -> None:
             now = self.factory.reactor.seconds()
@@ -419,7 +412,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             )
             self._answer(answer, binary)
 
-        state = self._seen.begin(guid, settled)
+        state = seen.begin(guid, settled)
         if state == NEW:
             return False
         group = self.identifier.group
@@ -430,9 +423,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             settled(True)
         return True
 
-    def _when_failed(self, guid: str) -> Callable[[PublishError], None] | None:
-        """What forgets a batch that was not published, whatever its answer was."""
-        seen = self._seen
-        if seen is None:
-            return None
-        return lambda error: seen.settle(guid, False)
+
+def _forget(seen: SeenBatches, guid: str, _: PublishError) -> None:
+    """A batch was not published, whatever its answer was."""
+    seen.settle(guid, False)

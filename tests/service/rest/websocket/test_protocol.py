@@ -256,6 +256,21 @@ class MessageTests(EdgeTestCase):
         self.assertEqual(client.answers(), [stored(guid) for guid in "abcdef"])
         self.assertEqual(len(writes), 2)
 
+    def test_how_long_answers_took(self) -> None:
+        """Since the request came, and since it was published; only of what was published."""
+        edge = self.make_edge()
+        client = edge.upgrade()
+        for guid in "abc":
+            client.text(json_body(guid))
+        edge.advance(2)
+        for request in edge.collector.requests[:2]:
+            request.published_at = NOW + 1.5
+        for index in range(3):
+            edge.collector.deliver(index)
+        edge.advance(0)
+        self.assertEqual(edge.metrics.observed("event_rtt_ms"), [2000, 2000])
+        self.assertEqual(edge.metrics.observed("ack_event_rtt_ms"), [500, 500])
+
     def test_client_gone_with_answers_to_send(self) -> None:
         """Answers that were to go out together to a client that left are dropped in silence."""
         edge = self.make_edge()
