@@ -732,45 +732,34 @@ class FakeProducer:
 
     # confluent_kafka.Producer.
 
-    def produce_batch(
-        self, topic: str, messages: list[dict[str, Any]], **options: Callable[..., None]
-    ) -> int:
-        taken = 0
-        with self._changed:
-            for message in messages:
-                value = message["value"]
-                if self._broken:
-                    message["_error"] = KafkaError(KafkaError._FATAL)
-                elif value in self.refusals:
-                    message["_error"] = KafkaError(self.refusals[value])
-                elif len(self._queue) >= self._capacity:
-                    self.full_times += 1
-                    message["_error"] = KafkaError(KafkaError._QUEUE_FULL)
-                else:
-                    self._queue.append((value, options["callback"]))
-                    self.accepted.append((topic, value))
-                    if "key" in message:
-                        self.keys[value] = message["key"]
-                    self._topics[value] = topic
-                    taken += 1
-            self._changed.notify_all()
-        return taken
-
     def produce(
         self,
         topic: str,
         value: bytes,
-        key: str | bytes | None = None,
+        key: str | bytes | None,
+        partition: int = -1,
+        on_delivery: Callable[..., None] | None = None,
         *,
-        on_delivery: Callable[..., None],
-        headers: dict[str, str],
+        headers: dict[str, str] | None = None,
     ) -> None:
-        message: dict[str, Any] = {"value": value, "key": key}
-        self.headers[value] = headers
-        if not self.produce_batch(topic, [message], callback=on_delivery):
-            if message["_error"].code() == KafkaError._QUEUE_FULL:
+        assert partition == -1
+        assert on_delivery is not None
+        with self._changed:
+            if self._broken:
+                raise KafkaException(KafkaError(KafkaError._FATAL))
+            if value in self.refusals:
+                raise KafkaException(KafkaError(self.refusals[value]))
+            if len(self._queue) >= self._capacity:
+                self.full_times += 1
                 raise BufferError
-            raise KafkaException(message["_error"])
+            self._queue.append((value, on_delivery))
+            self.accepted.append((topic, value))
+            if key is not None:
+                self.keys[value] = key
+            if headers:
+                self.headers[value] = headers
+            self._topics[value] = topic
+            self._changed.notify_all()
 
     def poll(self, timeout: float) -> int:
         with self._changed:

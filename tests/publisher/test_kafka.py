@@ -232,7 +232,7 @@ class KeyTests(KafkaTestCase):
     """EVENT_PARTITION_KEY."""
 
     def test_off(self) -> None:
-        """Without a key nothing is produced one by one."""
+        """Without a key none is produced."""
         self.start()
         self.publish(make_request())
         self.assertEqual(self.producer.keys, {})
@@ -248,7 +248,7 @@ class KeyTests(KafkaTestCase):
             self.start(key=choice)
             self.publish(make_request("guid-1", events, client="anna", group="beta"))
             self.assertEqual(self.producer.keys, keys)
-            self.assertEqual(self.producer.headers, {})  # they went in batches
+            self.assertEqual(self.producer.headers, {})
 
     def test_order_across_types(self) -> None:
         """Events of several types that go to one topic keep their order."""
@@ -269,16 +269,20 @@ class KeyTests(KafkaTestCase):
             self.assertEqual(set(self.producer.keys.values()), {"group/client"})
 
     def test_real_queue(self) -> None:
-        """Of a batch that does not fit, librdkafka takes what comes before the first such event."""
+        """librdkafka says what does not fit, and reports on the rest to its fifth argument."""
         options = {"bootstrap.servers": "broker.invalid:9092", "log_level": 0}
         producer = Producer({**options, "queue.buffering.max.kbytes": 1})
-        messages = [{"value": bytes(size)} for size in (300, 300, 600, 100)]
-        self.assertEqual(producer.produce_batch("click", messages), 2)
-        codes = [message["_error"].code() for message in messages[2:]]
-        self.assertEqual(codes, [KafkaError._QUEUE_FULL] * 2)
-        self.assertEqual(["_error" in message for message in messages[:2]], [False, False])
+        reported: list[KafkaError | None] = []
+        for size in (300, 300):
+            producer.produce(
+                "click", bytes(size), None, -1, lambda error, _: reported.append(error)
+            )
+        with self.assertRaises(BufferError):
+            producer.produce("click", bytes(600), None, -1, lambda error, _: reported.append(error))
         producer.purge()
         producer.flush(1)
+        codes = [error.code() for error in reported if error is not None]
+        self.assertEqual(codes, [KafkaError._PURGE_QUEUE] * 2)
 
     def test_order_of_groups(self) -> None:
         """Groups are produced in the order in which they were expected, whatever their threads."""
@@ -360,7 +364,7 @@ class MetadataTests(KafkaTestCase):
                 for payload, index in ((b"1", "0"), (b"2", "1"), (b"3", "2"))
             },
         )
-        self.assertEqual(set(self.producer.keys.values()), {None})
+        self.assertEqual(set(self.producer.keys.values()), set())
 
 
 class RoutingTests(KafkaTestCase):
@@ -607,17 +611,18 @@ class CloseTests(KafkaTestCase):
         self.start(capacity=1)
         self.producer.held.add(b"stuck")
         waits, closed = threading.Event(), threading.Event()
-        produce = self.producer.produce_batch
+        produce = self.producer.produce
 
-        def produce_again_after_the_close(*args: Any, **options: Any) -> int:
+        def produce_again_after_the_close(*args: Any, **options: Any) -> None:
             if waits.is_set():
                 closed.wait(0.5)
-            taken = produce(*args, **options)
-            if not taken:
+            try:
+                produce(*args, **options)
+            except BufferError:
                 waits.set()
-            return taken
+                raise
 
-        self.producer.produce_batch = produce_again_after_the_close  # type: ignore[method-assign]
+        self.producer.produce = produce_again_after_the_close  # type: ignore[method-assign]
         request = make_request(events=[("click", b"stuck")] * 3)
         with ThreadPoolExecutor(1) as pool:
             publishing = pool.submit(self.publisher.publish, [request])
@@ -631,16 +636,16 @@ class CloseTests(KafkaTestCase):
 
     def test_close_waits_for_what_is_handed_over(self) -> None:
         """What a thread is handing over at the moment of the close is counted and answered."""
-        produce = self.producer.produce_batch
+        produce = self.producer.produce
         begun = threading.Event()
 
-        def produce_while_closing(*args: Any, **options: Any) -> int:
+        def produce_while_closing(*args: Any, **options: Any) -> None:
             begun.set()
             self.publisher._closing.wait(WAIT)
             threading.Event().wait(0.05)  # the purge would come first, were it not to wait
-            return produce(*args, **options)
+            produce(*args, **options)
 
-        self.producer.produce_batch = produce_while_closing  # type: ignore[method-assign]
+        self.producer.produce = produce_while_closing  # type: ignore[method-assign]
         self.producer.held.add(b"stuck")
         request = make_request(events=[("click", b"stuck")] * 3)
         with ThreadPoolExecutor(1) as pool:

@@ -289,7 +289,7 @@ class ReasonTests(PubSubTestCase):
     """Failures that users can mend are told apart."""
 
     def refuse(self, error: Exception, **options: str) -> Any:
-        self.start(PUBLISH_TIMEOUT_MS="20", **options)
+        self.start(PUBLISH_TIMEOUT_MS="100", **options)
         self.patch(pubsub_client, "_LONGEST_PAUSE", 0)
         self.api.fail_publish = lambda request: error
         (outcome,) = self.publish(make_request(events=[("click", b"1")] * 2))
