@@ -8,7 +8,13 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredQueue, fail, succeed
 from zope.interface import implementer
 
-from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, EventSettings, WorkerSettings
+from raccoon.config import (
+    EVENT_OVERHEAD,
+    REQUEST_OVERHEAD,
+    TYPE_OVERHEAD,
+    EventSettings,
+    WorkerSettings,
+)
 from raccoon.deserialization import Batch
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identifier
@@ -79,7 +85,12 @@ class CollectRequest:
         self.queued_at = received_at
         self.published_at: float | None = None
         self.payload_bytes = sum(map(len, self.payloads))
-        self.size = REQUEST_OVERHEAD + EVENT_OVERHEAD * len(self.types) + self.payload_bytes
+        self.size = (
+            REQUEST_OVERHEAD
+            + EVENT_OVERHEAD * len(self.types)
+            + TYPE_OVERHEAD * len(self.by_type)
+            + self.payload_bytes
+        )
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
         self.wire = wire

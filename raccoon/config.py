@@ -37,9 +37,11 @@ _PUBSUB_RETENTION = (600_000, 2_678_400_000)
 
 _MAX_WORKERS = 256
 
-# Bytes of memory that a request and each of its events are charged with besides their payloads.
+# Bytes of memory that a request, each of its events and each of their types are charged with
+# besides the payloads.
 REQUEST_OVERHEAD = 1024
 EVENT_OVERHEAD = 128
+TYPE_OVERHEAD = 128
 
 Parser = Callable[[Any], Any]
 
@@ -756,7 +758,8 @@ def _build(
 
 def largest_request(limits: LimitSettings) -> int:
     """Bytes of memory that the largest allowed request is charged with."""
-    return limits.request_bytes + REQUEST_OVERHEAD + EVENT_OVERHEAD * limits.events
+    for_events = (EVENT_OVERHEAD + TYPE_OVERHEAD) * limits.events
+    return limits.request_bytes + REQUEST_OVERHEAD + for_events
 
 
 def _inconsistencies(settings: Settings) -> list[str]:

@@ -35,13 +35,22 @@ class RequestTests(SynchronousTestCase):
     """What a request is charged with."""
 
     def test_size(self) -> None:
-        """A request is charged with its payloads and something for each event and for itself."""
-        empty = make_request(events=[]).size
-        one = make_request(events=[("t", b"")]).size
-        full = make_request(events=[("t", b"x" * 1000), ("t", b"")]).size
+        """A request is charged with payloads, and for itself, each event and each type."""
+        empty, one, two, types, full = (
+            make_request(events=events).size
+            for events in (
+                [],
+                [("t", b"")],
+                [("t", b"")] * 2,
+                [("t", b""), ("u", b"")],
+                [("t", b"x" * 1000), ("u", b"")],
+            )
+        )
         self.assertGreater(empty, 0)
-        self.assertGreater(one, empty)
-        self.assertEqual(1000 + 2 * (one - empty), full - empty)
+        self.assertGreater(two, one)
+        self.assertEqual(types - two, (one - empty) - (two - one))
+        self.assertGreater(types, two)
+        self.assertEqual(1000, full - types)
 
     def test_by_type(self) -> None:
         """A request knows the events of each type, in order."""

@@ -326,24 +326,29 @@ class KafkaPublisher:
         return Producer(options)
 
     def _produce(self, delivery: _Delivery) -> None:
-        """Hand over a request's events type by type, which keeps the order of each topic."""
+        """Hand over a request's events type by type, which keeps the order of each type."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
         accepted = 0
+        refused = False
         for event_type, payloads in request.by_type.items():
             topic = self._context.route(event_type)
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             report = partial(delivery.report, event_type)
             for payload in payloads:
-                try:
-                    # By position: names would take half as long again.
-                    self._producer.produce(topic, payload, key, -1, report)
-                except (BufferError, KafkaException):
-                    error = self._produce_one(deadline, topic, payload, key, {}, report)
-                    if error is not None:
-                        delivery.errors.append((event_type, error))
+                if not refused:
+                    try:
+                        # By position: names would take half as long again.
+                        self._producer.produce(topic, payload, key, -1, report)
+                        accepted += 1
                         continue
-                accepted += 1
+                    except (BufferError, KafkaException):
+                        refused = True
+                error = self._produce_one(deadline, topic, payload, key, {}, report)
+                if error is None:
+                    accepted += 1
+                else:
+                    delivery.errors.append((event_type, error))
         delivery.handed_over(accepted)
 
     def _produce_each(self, delivery: _Delivery) -> None:

@@ -364,7 +364,7 @@ class MetadataTests(KafkaTestCase):
                 for payload, index in ((b"1", "0"), (b"2", "1"), (b"3", "2"))
             },
         )
-        self.assertEqual(set(self.producer.keys.values()), set())
+        self.assertEqual(self.producer.keys, {})
 
 
 class RoutingTests(KafkaTestCase):
@@ -633,6 +633,27 @@ class CloseTests(KafkaTestCase):
         if isinstance(outcome, Future):
             outcome = outcome.result(1)
         self.check_failed(outcome, 3, 3, "shutting down")
+
+    def test_close_fails_the_rest_of_a_request(self) -> None:
+        """After an event that the close failed no later one of its request is taken."""
+        self.start(capacity=1)
+        self.producer.held.add(b"1")
+        produce = self.producer.produce
+
+        def close_while_full(*args: Any, **options: Any) -> None:
+            try:
+                produce(*args, **options)
+            except BufferError:
+                self.publisher._closing.set()
+                self.producer.release()
+                self.producer.poll(0)  # there is room again
+                raise
+
+        self.producer.produce = close_while_full  # type: ignore[method-assign]
+        events = [("click", b"%d" % n) for n in range(1, 4)]
+        (outcome,) = self.publisher.publish([make_request(events=events)])
+        self.check_failed(outcome, 2, 3, "shutting down")
+        self.assertEqual(self.producer.accepted, [("clickstream-click-log", b"1")])
 
     def test_close_waits_for_what_is_handed_over(self) -> None:
         """What a thread is handing over at the moment of the close is counted and answered."""
