@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import generate_latest
@@ -129,8 +129,15 @@ class Metrics:
                 labels = self._series(name, labels, histograms)
             histogram = histograms[labels]
             histogram[0] += sum(values)
-            for value in values:
-                histogram[1 + bisect_left(buckets, value)] += 1
+            ordered = sorted(values)
+            counted = 0
+            for place, bound in enumerate(buckets, 1):
+                up_to_bound = bisect_right(ordered, bound)
+                histogram[place] += up_to_bound - counted
+                counted = up_to_bound
+                if counted == len(ordered):
+                    return
+            histogram[-1] += len(ordered) - counted
 
     def add(self, name: str, values: Sequence[float], labels: Labels = ()) -> None:
         """Add what was observed elsewhere to the histogram `name`: the sum, then the buckets."""

@@ -181,6 +181,17 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(4, self.value("event_rtt_ms_count"))
         self.assertEqual(6012.5, self.value("event_rtt_ms_sum"))
 
+    def test_observe_all(self) -> None:
+        """Values together fall into the buckets into which each by itself does."""
+        values = (7, 0.5, 5, 6000, 1, 5000, 5001, -1, 5)
+        for value in values:
+            self.metrics.observe("event_rtt_ms", value)
+        for several in (values, values[:5], values[5:], ()):
+            self.metrics.observe_all("ack_event_rtt_ms", several)
+        one = self.metrics.snapshot().histograms["event_rtt_ms"][()]
+        twice = self.metrics.snapshot().histograms["ack_event_rtt_ms"][()]
+        self.assertEqual([2 * count for count in one], twice)
+
     def test_counters_start_at_zero(self) -> None:
         """A counter or gauge without labels is exposed before it first counts."""
         self.assertEqual(0, self.value("events_failed_total"))
