@@ -130,11 +130,6 @@ class _Delivery(Delivery):
         if self._reported == self._expected:
             self.finish()
 
-    def refused(self, error: KafkaError) -> None:
-        """None of its events is to be handed over."""
-        self.errors += [(event_type, error) for event_type in self.request.types]
-        self.handed_over(0)
-
     def handed_over(self, accepted: int) -> None:
         self._expected = accepted
         if self._reported == accepted:
@@ -223,10 +218,7 @@ class KafkaPublisher:
         try:
             with nullcontext() if self._turns is None else self._turns.take(requests):
                 for delivery in deliveries:
-                    if self._closing.is_set():
-                        delivery.refused(KafkaError(KafkaError._PURGE_QUEUE))
-                    else:
-                        self._hand_over(delivery)
+                    self._hand_over(delivery)
         finally:
             with self._lock:
                 self._handing_over -= 1
@@ -330,20 +322,21 @@ class KafkaPublisher:
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
         accepted = 0
-        refused = False
+        # The careful way waits for room, and takes nothing once the publisher closes.
+        careful = self._closing.is_set()
         for event_type, payloads in request.by_type.items():
             topic = self._context.route(event_type)
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             report = partial(delivery.report, event_type)
             for payload in payloads:
-                if not refused:
+                if not careful:
                     try:
                         # By position: names would take half as long again.
                         self._producer.produce(topic, payload, key, -1, report)
                         accepted += 1
                         continue
                     except (BufferError, KafkaException):
-                        refused = True
+                        careful = True
                 error = self._produce_one(deadline, topic, payload, key, {}, report)
                 if error is None:
                     accepted += 1
