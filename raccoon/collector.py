@@ -301,19 +301,28 @@ class Collector:
         return len(self.queue.pending)
 
     def fullness(self) -> float:
-        """How much of what may be kept is kept, from 0 to 1."""
-        return max(
-            len(self.queue.pending) / self._max_waiting, self.unsettled_bytes / self._max_bytes
-        )
+        """How much of what may be kept is kept, from 0 to 1; see `_taken`."""
+        waiting, used = self._taken()
+        return max(waiting / self._max_waiting, used / self._max_bytes)
 
     def _has_room(self) -> bool:
         return self.fullness() <= _ROOM
 
     def _fits(self, request: CollectRequest) -> bool:
-        return (
-            len(self.queue.pending) < self._max_waiting
-            and self.unsettled_bytes + request.size <= self._max_bytes
-        )
+        waiting, used = self._taken()
+        return waiting < self._max_waiting and used + request.size <= self._max_bytes
+
+    def _taken(self) -> tuple[int, int]:
+        """Requests in the queue, or fewer, and bytes in memory, but for what came back from disk.
+
+        That has bounds of its own, and takes none of the room of what comes. Some of it may have
+        left the queue: as many more may wait there.
+        """
+        waiting, used = len(self.queue.pending), self.unsettled_bytes
+        journal = self._journal
+        if journal is None or not journal.returned_requests:
+            return waiting, used
+        return max(waiting - journal.returned_requests, 0), used - journal.returned_bytes
 
     def _collect_to_journal(self, request: CollectRequest) -> Deferred[None]:
         journal = self._journal
@@ -325,9 +334,7 @@ class Collector:
             return self._refuse(request, "journal", reason)
         acknowledged: Deferred[None] = Deferred()
         request.acknowledged = acknowledged
-        in_memory = self._fits(request) and request.size <= journal.memory_left(
-            self.unsettled_bytes
-        )
+        in_memory = self._fits(request) and request.size <= journal.memory_left(self._taken()[1])
         journal.add(request, in_memory)
         if in_memory:
             self.admit(request)

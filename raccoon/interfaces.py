@@ -38,6 +38,8 @@ class IJournal(Interface):
 
     bridges_outages: bool = Attribute("requests are taken while the destination is away")
     in_transit_events: int = Attribute("events on their way to the disk, and in no other place")
+    returned_requests: int = Attribute("requests that came back from disk and are on their way")
+    returned_bytes: int = Attribute("the memory they are charged with")
 
     def refusal(size: int) -> str | None:
         """Why a request of `size` bytes cannot be taken now, or None."""

@@ -411,6 +411,7 @@ class FakeJournal:
 
     bridges_outages = True
     in_transit_events = 0
+    returned_requests = returned_bytes = 0
 
     def __init__(self) -> None:
         self.full = ""

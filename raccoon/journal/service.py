@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 from twisted.application.service import Service
@@ -19,13 +18,13 @@ from zope.interface import implementer
 
 from raccoon.collector import CollectRequest
 from raccoon.config import JournalSettings
-from raccoon.errors import BadRequestError, Overloaded, PublishError, StartError
-from raccoon.identification import Identifier
+from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IDeserializer, IJournal, IMetrics, IPublisher
 from raccoon.journal import segment as files
 from raccoon.journal.adoption import Adoption
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.record import JSON, PROTOBUF, Record
+from raccoon.journal.replay import Replay, Return
 from raccoon.journal.segment import Segment
 from raccoon.journal.store import Found, InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
@@ -37,14 +36,6 @@ _TIDY_SECONDS = 0.5
 _LETTERS_SECONDS = 2.0
 _LETTERS_AT_ONCE = 100
 
-# Replayed requests in memory at most.
-_REPLAY_REQUESTS = 2000
-_REPLAY_BYTES = 8 << 20
-_QUEUED_BESIDE = 500
-
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
-
 _NEARLY_FULL = 0.95
 _MEMORY_MAX = 8 << 20
 _SEGMENTS_AT_LEAST = 8
@@ -52,12 +43,6 @@ _INBOX_BYTES = 32 << 20
 _RECOVER_AGAIN_SECONDS = 5.0
 _UNWRITTEN = 1000
 _ADOPT_SECONDS = 5.0
-
-
-class _Read(NamedTuple):
-    found: Found
-    request: CollectRequest | None
-    problem: str
 
 
 @implementer(IJournal)
@@ -95,7 +80,6 @@ class JournalService(Service):
         self.bridges_outages = ack_level != 1
         self._max_bytes = settings.max_bytes
         self._throttle = Throttle(self._logger, reactor.seconds)
-        self._codecs = {JSON: json, PROTOBUF: protobuf}
         self._publisher = publisher
         self._metrics = metrics
         self.directory = directory
@@ -112,17 +96,21 @@ class JournalService(Service):
         self._inbox_bytes = 0
         self._broken = ""
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
-        self._queued: Callable[[], int] = lambda: 0
         self._resident: set[int] = set()
+        self._replay = Replay(
+            self._store,
+            {JSON: json, PROTOBUF: protobuf},
+            publisher,
+            reactor.seconds,
+            self._in_keeper,
+            self._resident,
+            self._replay_until,
+            self._came_back,
+            self._keeper_failed,
+        )
         self._last_position = -1
         self._recovered = False
-        self._cursor = -1
-        self._reading = self._tidying = self._reading_letters = False
-        self._replaying = 0
-        self._replaying_bytes = 0
-        self._failures = 0
-        self._not_before = 0.0
-        self._oldest: float | None = None
+        self._tidying = self._reading_letters = False
         self._loops: list[LoopingCall] = []
         self._pausing = False
         # Was answered before the disk failed: it is written when it can be.
@@ -135,7 +123,7 @@ class JournalService(Service):
     def attach(self, readmit: Callable[[CollectRequest], None], queued: Callable[[], int]) -> None:
         """Say where requests go that come back from disk, and how many wait there."""
         self._readmit = readmit
-        self._queued = queued
+        self._replay.attach(queued)
 
     def startService(self) -> None:
         """Take the directory, and begin to look at what earlier runs left there.
@@ -173,7 +161,7 @@ class JournalService(Service):
         self._keeper = ThreadPoolExecutor(1, "journal-keeper")
         self._recover()
         for call, seconds in (
-            (self._pump, _PUMP_SECONDS),
+            (self._replay.pump, _PUMP_SECONDS),
             (self._tidy, _TIDY_SECONDS),
             (self._replay_letters, _LETTERS_SECONDS),
             (self._adopt, _ADOPT_SECONDS),
@@ -216,6 +204,16 @@ class JournalService(Service):
             assert letters is not None
             letters.close()
 
+    @property
+    def returned_requests(self) -> int:
+        """Requests that came back from disk and are on their way."""
+        return self._replay.on_way
+
+    @property
+    def returned_bytes(self) -> int:
+        """The memory they are charged with."""
+        return self._replay.on_way_bytes
+
     def refusal(self, size: int) -> str | None:
         """Why a request of so many bytes cannot be taken now, or None."""
         if self._broken:
@@ -254,7 +252,7 @@ class JournalService(Service):
         """A request that was given to the journal was delivered."""
         entry: Entry = request.entry
         if entry.replayed:
-            self._replay_ended(entry, failed=False)
+            self._replay.ended(request, failed=False)
             self._metrics.count("journal_replayed_events_total", entry.events)
         self._done(entry)
 
@@ -262,7 +260,7 @@ class JournalService(Service):
         """Take back a request whose delivery failed; False where its failure is final."""
         entry: Entry | None = request.entry
         if entry is not None and entry.replayed:
-            self._replay_ended(entry, failed=not error.lasting)
+            self._replay.ended(request, failed=not error.lasting)
         if error.lasting:
             if entry is None and self._ack_level == 1:
                 return False  # the client is told
@@ -448,7 +446,6 @@ class JournalService(Service):
 
     def _has_recovered(self, recovered: Recovered) -> None:
         self._recovered = True
-        self._cursor = -1
         self._last_position = max(self._last_position, recovered.last)
         self._metrics.count("journal_recovered_events_total", recovered.events)
         self._wait(recovered.requests, recovered.events)
@@ -464,96 +461,22 @@ class JournalService(Service):
         elif self._loops:
             self._reactor.callLater(_RECOVER_AGAIN_SECONDS, self._recover)
 
-    def _pump(self) -> None:
-        """Bring the oldest waiting requests back, beside what comes in."""
-        now = self._reactor.seconds()
-        if (
-            self._reading
-            or self._pausing
-            or not self._recovered
-            or not self.waiting_requests
-            or not self._publisher.reachable
-            or now < self._not_before
-            or self._replaying > _REPLAY_REQUESTS // 2
-            or self._replaying_bytes > _REPLAY_BYTES // 2
-            or self._queued() > _QUEUED_BESIDE
-        ):
-            return
-        if self._cursor >= self._last_position:
-            if self._replaying:
-                return
-            self._cursor = -1
-        self._reading = True
-        reading = self._in_keeper(self._read, self._cursor, self._last_position)
-        reading.addCallbacks(self._has_read, self._keeper_failed)
-        reading.addBoth(self._read_ended)
+    def _replay_until(self) -> int:
+        waits = self._recovered and self.waiting_requests and not self._pausing
+        return self._last_position if waits else -1
 
-    def _read(self, after: int, upto: int) -> tuple[list[_Read], int]:
-        """In the keeper's thread."""
-        found, cursor = self._store.read(
-            after, upto, self._resident, _REPLAY_REQUESTS // 2, _REPLAY_BYTES // 2
-        )
-        return [self._decode(one) for one in found], cursor
-
-    def _decode(self, found: Found) -> _Read:
-        record = found.record
-        try:
-            batch = self._codecs[record.form].deserialize(record.wire)
-        except (BadRequestError, KeyError) as error:
-            return _Read(found, None, str(error))
-        request = CollectRequest(
-            Identifier(record.client, record.group),
-            batch,
-            record.received_at,
-        )
-        return _Read(found, request, "")
-
-    def _has_read(self, read: tuple[list[_Read], int]) -> bool:
-        reads, self._cursor = read
-        if self._pausing:
-            return False
-        if reads:
-            self._oldest = reads[0].found.record.received_at
-        requests = events = 0
-        for found, request, problem in reads:
-            if found.position in self._resident or self._store.is_done(found.position):
-                continue
-            record = found.record
-            requests += 1
-            events += record.events
-            self._resident.add(found.position)
-            if request is None:
-                self._bury(record, {"": record.events}, problem, found.position, None)
-                continue
-            entry = Entry(record, request)
-            entry.record = None
-            entry.position = found.position
-            entry.replayed = entry.in_memory = True
-            request.entry = entry
-            self._replaying += 1
-            self._replaying_bytes += entry.size
+    def _came_back(self, came: Return) -> None:
+        events = 0
+        for request in came.requests:
+            entry = request.entry
+            events += entry.events
+            self._resident.add(entry.position)
             self._readmit(request)
-        self._wait(-requests, -events)
-        return bool(reads)
-
-    def _read_ended(self, found: bool | None) -> None:
-        self._reading = False
-        if found:
-            self._pump()
-
-    def _replay_ended(self, entry: Entry, failed: bool) -> None:
-        self._replaying -= 1
-        self._replaying_bytes -= entry.size
-        entry.replayed = False
-        if not failed:
-            self._failures = 0
-            if self._replaying == _REPLAY_REQUESTS // 2:
-                self._pump()
-        elif self._reactor.seconds() >= self._not_before:
-            pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
-            self._failures = min(self._failures + 1, 16)
-            jitter = random.uniform(0.5, 1)  # noqa: S311 - not for secrets
-            self._not_before = self._reactor.seconds() + pause * jitter
+        for position, record, problem in came.unreadable:
+            events += record.events
+            self._resident.add(position)
+            self._bury(record, {"": record.events}, problem, position, None)
+        self._wait(-len(came.requests) - len(came.unreadable), -events)
 
     def _replay_letters(self) -> None:
         """Take back the letters that `raccoon-journal replay` chose."""
@@ -591,7 +514,8 @@ class JournalService(Service):
 
     def _tidy(self) -> None:
         self._metrics.gauge("journal_bytes_current", self._size)
-        self._metrics.gauge("journal_oldest_age_seconds_current", self._oldest_age())
+        oldest_age = self._replay.oldest_age(self.waiting_requests)
+        self._metrics.gauge("journal_oldest_age_seconds_current", oldest_age)
         if self._tidying:
             return
         self._tidying = True
@@ -615,11 +539,6 @@ class JournalService(Service):
     def _measured(self, measured: tuple[int, int]) -> None:
         self._size, letters = measured
         self._metrics.gauge("journal_dead_letters_current", letters)
-
-    def _oldest_age(self) -> float:
-        if not self.waiting_requests:
-            self._oldest = None
-        return 0.0 if self._oldest is None else self._reactor.seconds() - self._oldest
 
     @inlineCallbacks
     def _adopt(self) -> Any:
@@ -646,11 +565,11 @@ class JournalService(Service):
     def _take_over(self, adoption: Adoption) -> Any:
         events = 0
         while (found := (yield self._in_keeper(adoption.next))) and not self._pausing:
-            came = sum(one.record.events for one in found)
+            came = sum(record.events for _, record in found)
             events += came
             self._metrics.count("journal_recovered_events_total", came)
-            yield DeferredList([self._put_and_wait(one.record) for one in found])
-            yield self._in_keeper(adoption.taken, [one.position for one in found])
+            yield DeferredList([self._put_and_wait(record) for _, record in found])
+            yield self._in_keeper(adoption.taken, [position for position, _ in found])
         letters = yield self._in_keeper(adoption.letters)
         if letters and self._letters is not None:
             yield self._in_keeper(self._letters.add, letters)
@@ -680,8 +599,8 @@ class JournalService(Service):
     def _save(self, segment: Segment, why: str, saved: list[Found], ours: bool = True) -> None:
         """Write again what could be read of a damaged segment, and only then set it aside."""
         if ours:
-            saved = [found for found in saved if found.position not in self._resident]
-        events = sum(found.record.events for found in saved)
+            saved = [found for found in saved if found[0] not in self._resident]
+        events = sum(record.events for _, record in saved)
         if ours and self._recovered:
             waiting = [
                 segment.events[index]
@@ -701,8 +620,8 @@ class JournalService(Service):
                 setting = self._in_keeper(segment.set_aside)
                 setting.addCallbacks(self._set_aside, self._keeper_failed, (why, len(saved)))
 
-        for found in saved:
-            entry = Entry(found.record, None)
+        for _, record in saved:
+            entry = Entry(record, None)
             entry.stored = stored
             self._put(entry)
         if not saved:

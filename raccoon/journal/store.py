@@ -28,6 +28,9 @@ _LOCK_TRIES = 3
 _LOCK_PAUSE = 0.01
 _COMMIT_BYTES = 32_768
 
+# A request that waits: its position in the journal, and the request.
+Found = tuple[int, Record]
+
 
 class JournalError(RaccoonError):
     """The disk did not take what was to be written."""
@@ -35,18 +38,6 @@ class JournalError(RaccoonError):
 
 class InUseError(RaccoonError):
     """Another process has this journal."""
-
-
-class Found(NamedTuple):
-    """A request that waits in the journal.
-
-    Attributes:
-        position: where it is.
-        record: the request.
-    """
-
-    position: int
-    record: Record
 
 
 class Recovered(NamedTuple):
@@ -255,21 +246,19 @@ class Store:
             if segment.delivered >= segment.total or last <= after:
                 continue
             first = max(after + 1 - files.position(segment.number, 0), 0)
+            before = len(found)
             try:
                 for start, records in segment.read(first):
-                    for index, record in enumerate(records, start):
-                        place = files.position(segment.number, index)
-                        # Past the total is what a failed commit may have left.
-                        if (
-                            place <= after
-                            or index >= segment.total
-                            or segment.is_done(index)
-                            or place in skip
-                        ):
+                    # Past the total is what a failed commit may have left.
+                    del records[max(segment.total - start, 0) :]
+                    base = files.position(segment.number, start)
+                    for place, record in enumerate(records, base):
+                        # What leaves `skip` when it is delivered is marked as delivered before.
+                        if place <= after or place in skip or segment.is_done(start + place - base):
                             continue
                         if place > upto:
                             return found, upto
-                        found.append(Found(place, record))
+                        found.append((place, record))
                         after = place
                         size -= len(record.wire)
                         requests -= 1
@@ -279,6 +268,7 @@ class Store:
                 if segment.closed:
                     with self._lock:
                         del self._segments[segment.number]
+                    del found[before:]  # it is among what is saved
                     self._damage(segment, str(error), skip)
             except apsw.Error as error:
                 _warn_unreadable(segment, error)
@@ -373,11 +363,11 @@ class Store:
 
     def _damage(self, segment: Segment, why: str, skip: Container[int]) -> None:
         saved = [
-            Found(files.position(segment.number, index), record)
+            (files.position(segment.number, index), record)
             for index, record in segment.salvage()
             if not segment.is_done(index)
         ]
-        self._damaged(segment, why, [found for found in saved if found.position not in skip])
+        self._damaged(segment, why, [found for found in saved if found[0] not in skip])
 
 
 class Seen(NamedTuple):

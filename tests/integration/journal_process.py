@@ -52,7 +52,7 @@ def main(directory: Path, ledger: Path, run: str) -> None:
     store.carry()
     letters = DeadLetters(directory)
     found, _ = store.read(-1, recovered.last, frozenset(), 1000, 1 << 30)
-    waiting = {one.position: one.record.client for one in found}
+    waiting = {position: record.client for position, record in found}
     for group in range(_GROUPS):
         records = [make_record(f"{run}/{group}/{n}") for n in range(source.randrange(1, 4))]
         names = [record.client for record in records]

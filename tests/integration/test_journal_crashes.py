@@ -118,7 +118,7 @@ class CrashTests(SynchronousTestCase):
             found, _ = store.read(-1, recovered.last, frozenset(), 1 << 30, 1 << 40)
         finally:
             store.close()
-        waiting = {one.record.client: one.record for one in found}
+        waiting = {record.client: record for _, record in found}
         self.assertEqual(recovered.requests, len(found))
         self.assertEqual(len(waiting), len(found), "a request is there twice")
         self.assertEqual(set(), noted["a"] - noted["-"] - waiting.keys(), "lost")

@@ -68,4 +68,4 @@ class StoreCase(DirectoryCase):
     def waiting(self, store: Store, upto: int = 1 << 62) -> list[Record]:
         """What is to be delivered, in order."""
         found, _ = store.read(-1, upto, frozenset(), 1 << 30, 1 << 40)
-        return [one.record for one in found]
+        return [record for _, record in found]

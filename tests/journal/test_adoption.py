@@ -72,8 +72,8 @@ def adopt(case: StoreCase, directory: Path) -> list[str]:
     adoption.open()
     names = []
     while found := adoption.next():
-        names += [one.record.client for one in found]
-        adoption.taken([one.position for one in found])
+        names += [record.client for _, record in found]
+        adoption.taken([position for position, _ in found])
     if adoption.letters():
         adoption.letters_taken()
     adoption.close()
@@ -97,7 +97,7 @@ class AdoptionTests(StoreCase):
         adoption = Adoption(self.directory, SEGMENT_BYTES, lambda *what: None)
         adoption.open()
         found = adoption.next()
-        adoption.taken([one.position for one in found])
+        adoption.taken([position for position, _ in found])
         adoption.next()
         adoption.close()
         self.assertEqual(names[len(found) :], adopt(self, self.directory))

@@ -118,6 +118,8 @@ class LevelTwoTests(JournalCase):
             self.assertEqual(("phone", "group"), request.identifier)
             self.assertEqual(NOW, request.received_at)
             self.assertEqual(int(NOW), request.sent_time)
+            # Two that have each other would stay in memory until the collector runs.
+            self.assertIsNone(request.entry.request)
 
     def test_destination_away(self) -> None:
         """While the destination is away requests go to disk only, and come back in their order."""
@@ -178,6 +180,23 @@ class LevelTwoTests(JournalCase):
             seen += 1
             self.turn(0.05)
             self.assertLess(seen, 4)
+
+    def test_room_beside_the_backlog(self) -> None:
+        """What comes back takes none of the room of what comes, in requests or in bytes."""
+        self.start(queue=20)
+        self.publisher.reachable = False
+        for number in range(1500):
+            self.collect(f"{number}", size=6500)
+        self.commit()
+        self.publisher.reachable = True
+        self.turn(0.05)
+        self.assertEqual(500, self.collector.waiting())
+        self.assertEqual(0, self.collector.fullness())
+        for number in range(20):
+            self.collect(f"fresh-{number}")
+        self.assertEqual(520, self.collector.waiting())
+        self.finish()
+        self.assertEqual(20, sum(guid.startswith("fresh") for guid in self.finish()))
 
     def test_back_off(self) -> None:
         """A destination that goes on failing is asked ever less often, but each half minute."""
@@ -395,7 +414,7 @@ class DeadLetterTests(JournalCase):
         def refuse(body: bytes) -> None:
             raise DeserializationError("event type not allowed")
 
-        for codec in self.journal._codecs.values():
+        for codec in self.journal._replay._codecs.values():
             self.patch(codec, "deserialize", refuse)
         self.assertEqual([], self.deliver_all())
         [letter] = self.letters()

@@ -84,7 +84,7 @@ class ReadTests(StoreCase):
         while cursor < places[-1]:
             found, cursor = store.read(cursor, places[-1], frozenset(), 2, 1 << 30)
             self.assertLessEqual(len(found), 2)
-            read += [one.record.client for one in found]
+            read += [record.client for _, record in found]
         self.assertEqual(list("abcdefg"), read)
 
     def test_by_bytes(self) -> None:
@@ -92,7 +92,7 @@ class ReadTests(StoreCase):
         store = self.open()
         places = self.fill(store, "abcdefg")
         found, cursor = store.read(-1, places[-1], frozenset(), 100, 500_000)
-        self.assertEqual(["a", "b"], [one.record.client for one in found])
+        self.assertEqual(["a", "b"], [record.client for _, record in found])
         self.assertEqual(places[1], cursor)
 
     def test_upto(self) -> None:
@@ -100,7 +100,7 @@ class ReadTests(StoreCase):
         store = self.open()
         places = self.fill(store, "abcdefg")
         found, cursor = store.read(-1, places[4], frozenset(), 100, 1 << 30)
-        self.assertEqual(places[:5], [one.position for one in found])
+        self.assertEqual(places[:5], [position for position, _ in found])
         self.assertEqual(places[4], cursor)
 
     def test_delivered_and_skipped(self) -> None:
@@ -109,7 +109,7 @@ class ReadTests(StoreCase):
         places = self.fill(store, "abcdefg")
         store.mark([places[0], places[3]])
         found, _ = store.read(-1, places[-1], {places[1], places[6]}, 100, 1 << 30)
-        self.assertEqual(["c", "e", "f"], [one.record.client for one in found])
+        self.assertEqual(["c", "e", "f"], [record.client for _, record in found])
 
     def test_is_done(self) -> None:
         """A request is done when it was delivered, or its segment is gone."""
@@ -203,7 +203,7 @@ class FailureTests(StoreCase):
         store.reopen()
         place = store.write(stored([make_record("b")]), [])
         found, _ = store.read(-1, place, frozenset(), 100, 1 << 30)
-        self.assertEqual(["a", "b"], [one.record.client for one in found])
+        self.assertEqual(["a", "b"], [record.client for _, record in found])
         store.tidy()
         self.assertEqual(["a", "b"], [record.client for record in self.waiting(store)])
 
@@ -382,7 +382,7 @@ class DamageTests(StoreCase):
             store = self.open()
             store.recover()
             [(_, _, saved)] = self.damage
-            self.assertEqual(["b"], [one.record.client for one in saved])
+            self.assertEqual(["b"], [record.client for _, record in saved])
             self.crash(store)
 
 
@@ -416,7 +416,7 @@ def check_bit_flips(case: StoreCase, count: int, seed: int = 0) -> str:
         store = case.open(200_000)
         store.recover()
         case.assertEqual(1, len(case.damage), f"bit {bit} of {target.name} was not found")
-        saved, waiting = {found.record for found in case.damage[0][2]}, set(case.waiting(store))
+        saved, waiting = {record for _, record in case.damage[0][2]}, set(case.waiting(store))
         # Of deliveries that the damaged file alone noted nothing is known: those come twice.
         case.assertEqual(set(), set(written.values()) - own - waiting, "not the damaged one's")
         case.assertEqual(set(), (saved | waiting) - set(written.values()) - delivered, "not ours")

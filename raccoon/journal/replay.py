@@ -1,0 +1,193 @@
+"""Waiting requests come back from disk into the queue, oldest first, beside what comes in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Container, Mapping
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred
+
+from raccoon.collector import CollectRequest
+from raccoon.errors import BadRequestError
+from raccoon.identification import Identifier
+from raccoon.interfaces import IDeserializer, IPublisher
+from raccoon.journal.record import Record
+from raccoon.journal.store import Store
+from raccoon.journal.writer import Entry
+
+# In memory at most; more than a processor's cache holds costs a sixth of the rate.
+_REQUESTS = 1000
+_BYTES = 8 << 20
+_QUEUED_BESIDE = 500
+
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 30.0
+_DOUBLINGS = 16
+
+
+class Unreadable(NamedTuple):
+    """A request that is not what a server would take.
+
+    Attributes:
+        position: where it is in the journal.
+        record: as it is stored.
+        problem: what is wrong with it.
+    """
+
+    position: int
+    record: Record
+    problem: str
+
+
+class Return(NamedTuple):
+    """What came back from disk in one read.
+
+    Attributes:
+        requests: each with its entry.
+        unreadable: what could not be decoded.
+    """
+
+    requests: list[CollectRequest]
+    unreadable: list[Unreadable]
+
+
+class Replay:
+    """Reads the journal again and again for what waits, and keeps the pace.
+
+    A bounded number of requests is on its way at once, and after failures there are pauses that
+    grow, with jitter, to half a minute.
+
+    Attributes:
+        on_way: requests that came back and are neither delivered nor failed.
+        on_way_bytes: the memory they are charged with.
+
+    Args:
+        store: what is read.
+        codecs: decode requests, by the form of their records.
+        publisher: nothing comes back while its destination does not answer.
+        seconds: the clock.
+        in_keeper: calls in the keeper's thread.
+        resident: positions of requests that are in memory.
+        until: the position of the newest request that may come back now, or -1.
+        take: given what comes back, in the reactor's thread; `ended` follows for each request.
+        failed: given the Failure of a read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        codecs: Mapping[int, IDeserializer],
+        publisher: IPublisher,
+        seconds: Callable[[], float],
+        in_keeper: Callable[..., Deferred[Any]],
+        resident: Container[int],
+        until: Callable[[], int],
+        take: Callable[[Return], None],
+        failed: Callable[[Any], None],
+    ) -> None:
+        self._store = store
+        self._codecs = codecs
+        self._publisher = publisher
+        self._seconds = seconds
+        self._in_keeper = in_keeper
+        self._resident = resident
+        self._until = until
+        self._take = take
+        self._failed = failed
+        self._queued: Callable[[], int] = lambda: 0
+        self._cursor = -1
+        self._reading = False
+        self.on_way = 0
+        self.on_way_bytes = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._oldest: float | None = None
+
+    def attach(self, queued: Callable[[], int]) -> None:
+        """Say how many requests wait in the queue."""
+        self._queued = queued
+
+    def pump(self) -> None:
+        """Read on, if it is time for that."""
+        until = self._until()
+        if (
+            until < 0
+            or self._reading
+            or not self._publisher.reachable
+            or self._seconds() < self._not_before
+            or self.on_way > _REQUESTS // 2
+            or self.on_way_bytes > _BYTES // 2
+            or self._queued() > _QUEUED_BESIDE
+        ):
+            return
+        if self._cursor >= until:
+            if self.on_way:
+                return
+            self._cursor = -1
+        self._reading = True
+        reading = self._in_keeper(self._read, self._cursor, until)
+        reading.addCallbacks(self._has_read, self._failed)
+        reading.addBoth(self._read_ended)
+
+    def ended(self, request: CollectRequest, failed: bool) -> None:
+        """A request that came back was delivered, or failed for now."""
+        self.on_way -= 1
+        self.on_way_bytes -= request.size
+        request.entry.replayed = False
+        if not failed:
+            self._failures = 0
+            if self.on_way == _REQUESTS // 2:
+                self.pump()
+        elif self._seconds() >= self._not_before:
+            pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
+            self._failures = min(self._failures + 1, _DOUBLINGS)
+            jitter = random.uniform(0.5, 1)  # noqa: S311 - not for secrets
+            self._not_before = self._seconds() + pause * jitter
+
+    def oldest_age(self, waiting: int) -> float:
+        """Seconds since the request that came back last was received; 0 where none waits."""
+        if not waiting:
+            self._oldest = None
+        return 0.0 if self._oldest is None else self._seconds() - self._oldest
+
+    def _read(self, after: int, until: int) -> tuple[Return, int]:
+        """In the keeper's thread."""
+        found, cursor = self._store.read(after, until, self._resident, _REQUESTS // 2, _BYTES // 2)
+        came = Return([], [])
+        for position, record in found:
+            try:
+                came.requests.append(self._request(position, record))
+            except (BadRequestError, KeyError) as error:
+                came.unreadable.append(Unreadable(position, record, str(error)))
+        return came, cursor
+
+    def _request(self, position: int, record: Record) -> CollectRequest:
+        request = CollectRequest(
+            Identifier(record.client, record.group),
+            self._codecs[record.form].deserialize(record.wire),
+            record.received_at,
+        )
+        # The entry does not have the request: a cycle would wait for the collector.
+        request.entry = entry = Entry(record, None)
+        entry.record = None
+        entry.position = position
+        entry.replayed = entry.in_memory = True
+        return request
+
+    def _has_read(self, read: tuple[Return, int]) -> bool:
+        came, cursor = read
+        if self._until() < 0:
+            return False
+        self._cursor = cursor
+        if came.requests:
+            self._oldest = came.requests[0].received_at
+        self.on_way += len(came.requests)
+        self.on_way_bytes += sum(request.size for request in came.requests)
+        self._take(came)
+        return bool(came.requests or came.unreadable)
+
+    def _read_ended(self, found: bool | None) -> None:
+        self._reading = False
+        if found:
+            self.pump()
