@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from binascii import a2b_base64
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -24,6 +25,7 @@ _EVENTS_TAG, _LONG_EVENTS_TAG = 0x1A, 0x9A
 _EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
 _SMALL = 65_536  # bytes that cost little to decode, whatever they hold
 _OTHER_FIELDS_MAX = 10_000
+_TYPE, _EVENT_BYTES = attrgetter("type"), attrgetter("event_bytes")
 _INT64 = 1 << 63
 _INT32 = 1 << 31
 
@@ -67,10 +69,8 @@ class _Checks:
                 f"req_guid has {len(batch.guid)} characters; at most {self._guid_length}"
                 " are allowed (LIMIT_GUID_LENGTH)"
             )
-        if self._type_pattern is not None:
-            unknown = set(batch.types) - self._known_types
-            if unknown:
-                self._learn(batch, unknown, self._type_pattern)
+        if self._type_pattern is not None and not self._known_types.issuperset(batch.types):
+            self._learn(batch, self._type_pattern)
         return batch
 
     def too_many_events(self, count: int | str) -> None:
@@ -78,7 +78,8 @@ class _Checks:
             f"{count} events; at most {self.max_events} are allowed in a request (LIMIT_EVENTS)"
         )
 
-    def _learn(self, batch: Batch, unknown: set[str], pattern: re.Pattern[str]) -> None:
+    def _learn(self, batch: Batch, pattern: re.Pattern[str]) -> None:
+        unknown = set(batch.types) - self._known_types
         for event_type in unknown:
             if pattern.fullmatch(event_type) is None:
                 raise LimitError(
@@ -133,8 +134,8 @@ class ProtobufDeserializer:
             Batch(
                 message.req_guid,
                 sent_time,
-                [event.type for event in events],
-                [event.event_bytes for event in events],
+                list(map(_TYPE, events)),
+                list(map(_EVENT_BYTES, events)),
             )
         )
 
