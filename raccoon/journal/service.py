@@ -108,6 +108,7 @@ class JournalService(Service):
             self._came_back,
             self._keeper_failed,
         )
+        self._replayed_events = 0
         self._last_position = -1
         self._recovered = False
         self._tidying = self._reading_letters = False
@@ -253,7 +254,7 @@ class JournalService(Service):
         entry: Entry = request.entry
         if entry.replayed:
             self._replay.ended(request, failed=False)
-            self._metrics.count("journal_replayed_events_total", entry.events)
+            self._replayed_events += entry.events
         self._done(entry)
 
     def keep(self, request: CollectRequest, error: PublishError) -> bool:
@@ -312,7 +313,7 @@ class JournalService(Service):
         took: float,
     ) -> None:
         self._metrics.observe("journal_commit_ms", took * 1000)
-        self._resident.difference_update(delivered)
+        self._noted(delivered)
         self._resident.update(range(first, first + len(entries)))
         waiting = waiting_events = 0
         for position, entry in enumerate(entries, first):
@@ -344,6 +345,13 @@ class JournalService(Service):
             if letter.position >= 0 and self._writer is not None:
                 self._writer.put(letter.position)
 
+    def _noted(self, delivered: Sequence[int]) -> None:
+        """These deliveries are known, and on disk if it takes writes."""
+        self._resident.difference_update(delivered)
+        if self._replayed_events:
+            self._metrics.count("journal_replayed_events_total", self._replayed_events)
+            self._replayed_events = 0
+
     def _answer(self, request: CollectRequest | None) -> None:
         """A request is on disk; at level 1 that is not what its answer waits for."""
         if request is None or self._ack_level == 1:
@@ -358,7 +366,7 @@ class JournalService(Service):
         delivered: Sequence[int],
         reason: str,
     ) -> None:
-        self._resident.difference_update(delivered)
+        self._noted(delivered)
         self._now_broken(reason)
         for entry in entries:
             if entry.settled:

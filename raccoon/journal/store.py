@@ -232,8 +232,8 @@ class Store:
             after: only later positions; -1 for all.
             upto: only positions up to this one.
             skip: positions that are not to be given.
-            requests: at most so many.
-            size: at most about so many bytes.
+            requests: reading ends with the commit in which there were so many.
+            size: or so many bytes.
 
         Returns:
             The requests, and the position to go on from; `upto` once all was read.
@@ -242,28 +242,29 @@ class Store:
         with self._lock:
             segments = [self._segments[number] for number in sorted(self._segments)]
         for segment in segments:
-            last = files.position(segment.number, segment.total - 1)
-            if segment.delivered >= segment.total or last <= after:
+            origin = files.position(segment.number, 0)
+            if segment.delivered >= segment.total or origin + segment.total - 1 <= after:
                 continue
-            first = max(after + 1 - files.position(segment.number, 0), 0)
             before = len(found)
             try:
-                for start, records in segment.read(first):
+                for start, records in segment.read(max(after + 1 - origin, 0)):
                     # Past the total is what a failed commit may have left.
                     del records[max(segment.total - start, 0) :]
-                    base = files.position(segment.number, start)
-                    for place, record in enumerate(records, base):
-                        # What leaves `skip` when it is delivered is marked as delivered before.
-                        if place <= after or place in skip or segment.is_done(start + place - base):
-                            continue
-                        if place > upto:
-                            return found, upto
-                        found.append((place, record))
-                        after = place
-                        size -= len(record.wire)
-                        requests -= 1
-                        if requests <= 0 or size <= 0:
-                            return found, place
+                    # What leaves `skip` when it is delivered is marked as delivered before.
+                    commit = [
+                        (place, record)
+                        for place, record in enumerate(records, origin + start)
+                        if after < place <= upto
+                        and place not in skip
+                        and not segment.is_done(place - origin)
+                    ]
+                    found += commit
+                    size -= sum([len(record.wire) for _, record in commit])
+                    end = origin + start + len(records) - 1
+                    if end >= upto:
+                        return found, upto
+                    if len(found) >= requests or size <= 0:
+                        return found, end
             except DamagedError as error:
                 if segment.closed:
                     with self._lock:

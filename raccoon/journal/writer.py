@@ -15,6 +15,7 @@ from raccoon.journal.record import Record, encode
 from raccoon.journal.store import JournalError, Store
 
 _GROUP_BYTES = 1 << 20
+_GROUP_REQUESTS = 500
 _GROUP_ITEMS = 4096
 _RETRY_SECONDS = 0.25
 _NO_DISK = "the journal's disk does not take writes"
@@ -82,8 +83,9 @@ class LetterEntry:
 
 
 class Writer:
-    """Commits in groups: what has come by `delay` seconds after the first, up to 1 MiB.
+    """Commits in groups: what has come by `delay` seconds after the first.
 
+    A group is at most 1 MiB, a request that goes over it included, and 500 requests.
     Results go to `written` and `failed`, called in the writer's thread once for each group.
 
     Args:
@@ -213,7 +215,12 @@ class Writer:
         delivered: list[int] = []
         size = items = 0
         inbox = self._inbox
-        while inbox and size < _GROUP_BYTES and items < _GROUP_ITEMS:
+        while (
+            inbox
+            and size < _GROUP_BYTES
+            and len(entries) < _GROUP_REQUESTS
+            and items < _GROUP_ITEMS
+        ):
             item = inbox.popleft()
             items += 1
             if isinstance(item, int):

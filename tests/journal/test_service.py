@@ -186,7 +186,7 @@ class LevelTwoTests(JournalCase):
         self.start(queue=20)
         self.publisher.reachable = False
         for number in range(1500):
-            self.collect(f"{number}", size=6500)
+            self.collect(f"{number}", size=2000)
         self.commit()
         self.publisher.reachable = True
         self.turn(0.05)
