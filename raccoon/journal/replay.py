@@ -16,7 +16,8 @@ from raccoon.journal.record import Record
 from raccoon.journal.store import Store
 from raccoon.journal.writer import Entry
 
-# In memory at most; more than a processor's cache holds costs a sixth of the rate.
+# On their way at once, and as much again as a commit holds; twice as many, out of the processor's
+# cache, are slower.
 _REQUESTS = 1000
 _BYTES = 8 << 20
 _QUEUED_BESIDE = 500
@@ -53,7 +54,7 @@ class Return(NamedTuple):
 
 
 class Replay:
-    """Reads the journal again and again for what waits, and keeps the pace.
+    """Goes through the journal for what waits, pass by pass, and keeps the pace.
 
     A bounded number of requests is on its way at once, and after failures there are pauses that
     grow, with jitter, to half a minute.
@@ -96,7 +97,7 @@ class Replay:
         self._take = take
         self._failed = failed
         self._queued: Callable[[], int] = lambda: 0
-        self._cursor = -1
+        self._cursor = self._end = -1
         self._reading = False
         self.on_way = 0
         self.on_way_bytes = 0
@@ -107,6 +108,10 @@ class Replay:
     def attach(self, queued: Callable[[], int]) -> None:
         """Say how many requests wait in the queue."""
         self._queued = queued
+
+    def rewind(self) -> None:
+        """Begin again with the oldest, when what is on its way has ended."""
+        self._end = -1
 
     def pump(self) -> None:
         """Read on, if it is time for that."""
@@ -121,12 +126,13 @@ class Replay:
             or self._queued() > _QUEUED_BESIDE
         ):
             return
-        if self._cursor >= until:
+        if self._cursor >= self._end:
             if self.on_way:
                 return
-            self._cursor = -1
+            # Its end stays, whatever comes: what fails meanwhile has its turn in the next pass.
+            self._cursor, self._end = -1, until
         self._reading = True
-        reading = self._in_keeper(self._read, self._cursor, until)
+        reading = self._in_keeper(self._read, self._cursor, self._end)
         reading.addCallbacks(self._has_read, self._failed)
         reading.addBoth(self._read_ended)
 
@@ -151,9 +157,9 @@ class Replay:
             self._oldest = None
         return 0.0 if self._oldest is None else self._seconds() - self._oldest
 
-    def _read(self, after: int, until: int) -> tuple[Return, int]:
+    def _read(self, after: int, upto: int) -> tuple[Return, int]:
         """In the keeper's thread."""
-        found, cursor = self._store.read(after, until, self._resident, _REQUESTS // 2, _BYTES // 2)
+        found, cursor = self._store.read(after, upto, self._resident, _REQUESTS // 2, _BYTES // 2)
         came = Return([], [])
         for position, record in found:
             try:

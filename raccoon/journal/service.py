@@ -280,9 +280,10 @@ class JournalService(Service):
         elif self._store.has(entry.position):
             self._resident.discard(entry.position)
             self._wait(1, entry.events)
-        else:  # its segment was set aside
-            self._resident.discard(entry.position)
+        else:  # its segment is damaged: it is done with there once it is written again
             self.add(request, in_memory=False)
+            if self._writer is not None:
+                self._writer.put(entry.position)
         return True
 
     def _done(self, entry: Entry) -> None:
@@ -454,6 +455,7 @@ class JournalService(Service):
 
     def _has_recovered(self, recovered: Recovered) -> None:
         self._recovered = True
+        self._replay.rewind()
         self._last_position = max(self._last_position, recovered.last)
         self._metrics.count("journal_recovered_events_total", recovered.events)
         self._wait(recovered.requests, recovered.events)
@@ -607,7 +609,11 @@ class JournalService(Service):
     def _save(self, segment: Segment, why: str, saved: list[Found], ours: bool = True) -> None:
         """Write again what could be read of a damaged segment, and only then set it aside."""
         if ours:
-            saved = [found for found in saved if found[0] not in self._resident]
+            saved = [
+                (position, record)
+                for position, record in saved
+                if position not in self._resident and not segment.is_done(files.place(position)[1])
+            ]
         events = sum(record.events for _, record in saved)
         if ours and self._recovered:
             waiting = [
@@ -624,9 +630,8 @@ class JournalService(Service):
         def stored() -> None:
             nonlocal left
             left -= 1
-            if left <= 0 and self._keeper is not None:
-                setting = self._in_keeper(segment.set_aside)
-                setting.addCallbacks(self._set_aside, self._keeper_failed, (why, len(saved)))
+            if left <= 0:
+                self._set_aside(segment, why, len(saved), ours)
 
         for _, record in saved:
             entry = Entry(record, None)
@@ -635,7 +640,18 @@ class JournalService(Service):
         if not saved:
             stored()
 
-    def _set_aside(self, path: Path, why: str, saved: int) -> None:
+    def _set_aside(self, segment: Segment, why: str, saved: int, ours: bool) -> None:
+        """At once, or when its last request on the way has ended: a kill would lose that."""
+        if self._keeper is None:
+            return
+        if ours and any(files.place(one)[0] == segment.number for one in self._resident):
+            if self._loops:
+                self._reactor.callLater(_TIDY_SECONDS, self._set_aside, segment, why, saved, ours)
+            return
+        setting = self._in_keeper(segment.set_aside)
+        setting.addCallbacks(self._was_set_aside, self._keeper_failed, (why, saved))
+
+    def _was_set_aside(self, path: Path, why: str, saved: int) -> None:
         self._metrics.count("journal_segments_damaged_total", 1)
         self._logger.error(
             "a part of the journal is damaged and was set aside as {path}: {why};"

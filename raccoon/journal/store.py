@@ -15,6 +15,7 @@ from typing import NamedTuple
 import apsw
 from twisted.logger import Logger
 
+from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD
 from raccoon.errors import RaccoonError
 from raccoon.journal import segment as files
 from raccoon.journal.record import DamagedError, Record
@@ -65,8 +66,8 @@ class Store:
         directory: made if it is missing.
         segment_bytes: a segment of this size is closed, and a new one begun.
         damaged: told, in the keeper's thread, of each segment that is not what was written, why,
-            and what could be read of its requests that were not delivered. It is out of the
-            journal, and stays on disk until `set_aside` is called.
+            and what could be read of its requests that were not delivered, which may still be on
+            their way. It is out of the journal, and stays on disk until `set_aside` is called.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Store:
         self._segment_bytes = segment_bytes
         self._damaged = damaged
         self._segments: dict[int, Segment] = {}
+        # Damaged while requests of them were on their way.
+        self._apart: dict[int, Segment] = {}
         self._unread: list[Segment] = []
         self._said: list[Delivered] = []
         self._lock = threading.Lock()
@@ -153,7 +156,7 @@ class Store:
         if not unread:
             self._said = []
         for segment, why in broken:
-            self._damage(segment, why, frozenset())
+            self._damage(segment, why)
         waiting = [segment.events[index] for segment in loaded for index in segment.waiting()]
         ends = [files.position(segment.number, segment.total - 1) for segment in loaded]
         return Recovered(len(waiting), sum(waiting), max(ends, default=-1))
@@ -208,7 +211,7 @@ class Store:
         runs = list(files.ranges(delivered))
         for low, high in runs:
             number, index = files.place(low)
-            segment = self._segments.get(number)
+            segment = self._segments.get(number) or self._apart.get(number)
             if segment is not None:
                 segment.mark_range(index, index + high - low)
         return runs
@@ -216,12 +219,6 @@ class Store:
     def has(self, position: int) -> bool:
         """Whether a request is in the journal, delivered or not."""
         return files.place(position)[0] in self._segments
-
-    def is_done(self, position: int) -> bool:
-        """Whether a request was delivered, or its segment is gone."""
-        number, index = files.place(position)
-        segment = self._segments.get(number)
-        return segment is None or segment.is_done(index)
 
     def read(
         self, after: int, upto: int, skip: Container[int], requests: int, size: int
@@ -233,7 +230,7 @@ class Store:
             upto: only positions up to this one.
             skip: positions that are not to be given.
             requests: reading ends with the commit in which there were so many.
-            size: or so many bytes.
+            size: or so many bytes of memory, by what requests are charged with.
 
         Returns:
             The requests, and the position to go on from; `upto` once all was read.
@@ -259,7 +256,7 @@ class Store:
                         and not segment.is_done(place - origin)
                     ]
                     found += commit
-                    size -= sum([len(record.wire) for _, record in commit])
+                    size -= sum([_memory(record) for _, record in commit])
                     end = origin + start + len(records) - 1
                     if end >= upto:
                         return found, upto
@@ -268,9 +265,10 @@ class Store:
             except DamagedError as error:
                 if segment.closed:
                     with self._lock:
+                        self._apart[segment.number] = segment
                         del self._segments[segment.number]
                     del found[before:]  # it is among what is saved
-                    self._damage(segment, str(error), skip)
+                    self._damage(segment, str(error))
             except apsw.Error as error:
                 _warn_unreadable(segment, error)
         return found, upto
@@ -362,13 +360,17 @@ class Store:
         if segment is not None:
             segment.closed = True
 
-    def _damage(self, segment: Segment, why: str, skip: Container[int]) -> None:
+    def _damage(self, segment: Segment, why: str) -> None:
         saved = [
             (files.position(segment.number, index), record)
             for index, record in segment.salvage()
             if not segment.is_done(index)
         ]
-        self._damaged(segment, why, [found for found in saved if found[0] not in skip])
+        self._damaged(segment, why, saved)
+
+
+def _memory(record: Record) -> int:
+    return len(record.wire) + record.events * EVENT_OVERHEAD + REQUEST_OVERHEAD
 
 
 class Seen(NamedTuple):

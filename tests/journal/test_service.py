@@ -181,6 +181,22 @@ class LevelTwoTests(JournalCase):
             self.turn(0.05)
             self.assertLess(seen, 4)
 
+    def test_failed_beside_traffic(self) -> None:
+        """A request that fails again and again comes back each time, though there is no lull."""
+        self.start()
+        self.collect("failing")
+        self.commit()
+        self.turn(0.02)
+        outcomes: list[PublishError | None] = [TRANSIENT, TRANSIENT, None]
+        for number in range(500):
+            self.collect(f"{number}")
+            self.commit()
+            self.turn(0.02)
+            if number % 4 == 3:
+                done, group = self.publish.pending[-1], self.publish.groups[-1]
+                done.callback([outcomes.pop(0) if one.guid == "failing" else None for one in group])
+        self.assertEqual([], outcomes)
+
     def test_room_beside_the_backlog(self) -> None:
         """What comes back takes none of the room of what comes, in requests or in bytes."""
         self.start(queue=20)
@@ -686,6 +702,42 @@ class RestartTests(JournalCase):
         self.assertEqual({"1", "2", "3"}, set(self.deliver_all()))
         self.check(delivered=3)
         self.assertEqual(1, len(list(self.directory.glob("*.damaged"))))
+        self.stop()
+        self.start(**FULL)
+        self.assertEqual([], self.deliver_all())
+
+    def test_damaged_while_requests_are_on_their_way(self) -> None:
+        """They are delivered or written again, once; until then the damaged file stays."""
+        self.start(**FULL)
+        self.collect("done", size=300_000)
+        self.commit()
+        self.turn()
+        self.finish()
+        for guid in ("ok", "bad"):
+            self.collect(guid, size=300_000)
+        self.turn()
+        self.commit()
+        self.publisher.reachable = False
+        self.collect("waiting", size=300_000)
+        self.commit()
+        self.collect("later")
+        self.commit()
+        self.turn(0.6)
+        first = min(self.directory.glob("*.journal"))
+        damaged = bytearray(first.read_bytes())
+        damaged[damaged.index(b"done-0") + 100_000] ^= 1
+        first.write_bytes(damaged)
+        self.publisher.reachable = True
+        for _ in range(3):
+            self.turn(0.6)
+            self.commit()
+        self.assertEqual([], list(self.directory.glob("*.damaged")))
+        self.publish.pending[-1].callback([None, TRANSIENT])
+        self.turn(0)
+        self.assertEqual(["bad", "later", "waiting"], sorted(self.deliver_all()))
+        self.check(delivered=5)
+        self.assertEqual(1, len(list(self.directory.glob("*.damaged"))))
+        self.assertEqual(0, self.metrics.total("journal_lost_events_total"))
         self.stop()
         self.start(**FULL)
         self.assertEqual([], self.deliver_all())

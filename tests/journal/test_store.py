@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import apsw
 from twisted.python.monkey import MonkeyPatcher
@@ -111,15 +112,22 @@ class ReadTests(StoreCase):
         found, _ = store.read(-1, places[-1], {places[1], places[6]}, 100, 1 << 30)
         self.assertEqual(["c", "e", "f"], [record.client for _, record in found])
 
-    def test_is_done(self) -> None:
-        """A request is done when it was delivered, or its segment is gone."""
+    def test_commits(self) -> None:
+        """A read ends with a commit, and begins and ends within one where it is told to."""
         store = self.open()
-        places = self.fill(store, "abcdefg")
-        self.assertFalse(store.is_done(places[0]))
-        store.mark(places[:3])
-        self.assertTrue(store.is_done(places[0]))
-        store.tidy()
-        self.assertTrue(store.is_done(places[0]))
+        first = store.write(stored([make_record(name) for name in "abc"]), [])
+        store.write(stored([make_record(name) for name in "def"]), [])
+
+        def read(after: int, upto: int, skip: frozenset[int], requests: int) -> tuple[str, int]:
+            found, cursor = store.read(after, upto, skip, requests, 1 << 30)
+            return "".join(record.client for _, record in found), cursor - first
+
+        self.assertEqual(("abc", 2), read(-1, first + 5, frozenset(), 1))
+        self.assertEqual(("bc", 2), read(first, first + 5, frozenset(), 2))
+        self.assertEqual(("bcd", 3), read(first, first + 3, frozenset(), 9))
+        self.assertEqual(("acdef", 5), read(-1, first + 5, frozenset([first + 1]), 3))
+        store.mark([first, first + 2])
+        self.assertEqual(("bdef", 5), read(-1, first + 5, frozenset(), 2))
 
     def test_no_descriptor(self) -> None:
         """A segment that cannot be opened now is passed over, and read later."""
@@ -366,6 +374,27 @@ class DamageTests(StoreCase):
         self.assertEqual(["b", "c"], [record.client for record in self.waiting(store)])
         segment.set_aside()
         self.assertIn("0000000001.journal.damaged", self.names())
+
+    def test_read_to_the_middle(self) -> None:
+        """What was read before the damage shows is among what is saved, and there only."""
+        store = self.open()
+        first = store.write(stored([make_record("a", 400_000)]), [])
+        store.write(stored([make_record("b", 400_000)]), [])
+        store.write(stored([make_record("c", 400_000)]), [])
+        store.write(stored([make_record("d", 400_000)]), [])
+        store.tidy()
+        path = self.directory / "0000000001.journal"
+        damaged = bytearray(path.read_bytes())
+        runs = [run.span() for run in re.finditer(rb"b{1000,}", bytes(damaged))]
+        low, high = runs[len(runs) // 2]
+        damaged[(low + high) // 2] ^= 1
+        path.write_bytes(damaged)
+        self.assertEqual(["d"], [record.client for record in self.waiting(store)])
+        [(segment, _, saved)] = self.damage
+        self.assertEqual(["a", "c"], [record.client for _, record in saved])
+        store.mark([first])
+        self.assertTrue(segment.is_done(0))
+        self.assertFalse(store.has(first))
 
     def test_killed_before_it_is_set_aside(self) -> None:
         """A damaged segment stays until it is set aside: the next start saves it again."""
