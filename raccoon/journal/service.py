@@ -282,8 +282,7 @@ class JournalService(Service):
             self._wait(1, entry.events)
         else:  # its segment is damaged: it is done with there once it is written again
             self.add(request, in_memory=False)
-            if self._writer is not None:
-                self._writer.put(entry.position)
+            self._done(entry)
         return True
 
     def _done(self, entry: Entry) -> None:
