@@ -97,10 +97,10 @@ class KafkaStreamTests(SharedCase):
     def test_sigterm_in_the_middle(self) -> None:
         """SIGTERM answers what is in flight and ends each stream with UNAVAILABLE."""
         self.broker.create_topic("sigterm")
-        daemon = self.start()
+        # The four streams' requests in flight fit in the queue, however slow the machine is.
+        daemon = self.start(WORKER_BUFFER_CHANNEL_SIZE=1000)
         acknowledged: list[bytes] = []
         ends: list[tuple[grpc.StatusCode, str]] = []
-        stopping = threading.Event()
 
         def run(index: int) -> None:
             source = payloads(f"sigterm-{index}", index)
@@ -116,18 +116,14 @@ class KafkaStreamTests(SharedCase):
                 try:
                     while True:
                         answer = client.read()
-                        if answer.ok:
-                            acknowledged.append(sent[int(str(answer.guid))])
-                            put()
-                        else:  # it was read last, when all others were settled
-                            assert stopping.is_set(), answer
-                            assert answer.reason == "overloaded, retry", answer
+                        assert answer.ok, answer
+                        acknowledged.append(sent[int(str(answer.guid))])
+                        put()
                 except grpc.RpcError:
                     ends.append(client.status())
 
         def stop() -> None:
             wait_until(lambda: len(acknowledged) > 2000, "2,000 acknowledged requests", 30)
-            stopping.set()
             daemon.send_signal(signal.SIGTERM)
 
         stopper = threading.Thread(target=stop)
