@@ -198,6 +198,7 @@ class RaccoonService(MultiService):
             *grpc_address(settings, grpc),
             servicer,
             streams,
+            inbox,
             self.health.reasons,
             settings.grpc,
             settings.limits,
@@ -268,7 +269,7 @@ class RaccoonService(MultiService):
         if self._journal is not None:
             self._journal.pause()
         yield self._rest.quiet()
-        self._grpc.quiet(total + SETTLE_SECONDS)
+        yield self._grpc.quiet(total + SETTLE_SECONDS)
         failed_before = self._worker.failed_events
         yield self._worker.drain(total - flush)
         yield self._publisher.close(flush)

@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThreadPool
 from raccoon.config import GrpcSettings, LimitSettings
 from raccoon.errors import StartError
 from raccoon.service.grpc.handlers import make_handler
+from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import METHOD, SERVICE, EventServicer
 from raccoon.service.grpc.stream import STREAM_METHOD, STREAM_SERVICE, StreamServicer
 from raccoon.service.grpc.stream_handlers import make_stream_handler
@@ -38,6 +39,7 @@ class GrpcService(Service):
         address: host:port to listen on.
         servicer: serves the calls.
         streams: serves the streams.
+        inbox: where both put what they have read.
         not_ready: why requests should not be sent here now; empty when they may.
         settings: concurrency.
         limits: message and metadata size.
@@ -51,6 +53,7 @@ class GrpcService(Service):
         address: str,
         servicer: EventServicer,
         streams: StreamServicer,
+        inbox: Inbox,
         not_ready: Callable[[], list[str]],
         settings: GrpcSettings,
         limits: LimitSettings,
@@ -61,6 +64,7 @@ class GrpcService(Service):
         self._address = address
         self._servicer = servicer
         self._streams = streams
+        self._inbox = inbox
         self._not_ready = not_ready
         self._health = HealthServicer()
         self._tell_health = LoopingCall(self._set_health)
@@ -121,8 +125,17 @@ class GrpcService(Service):
         # Once the whole service has started, or it would say for a second that it had not.
         self._reactor.callWhenRunning(self._tell_health.start, _HEALTH_SECONDS)
 
-    def quiet(self, grace: float) -> None:
-        """Refuse new calls and read no stream; calls under way have `grace` seconds."""
+    def quiet(self, grace: float) -> Deferred[None]:
+        """Refuse new calls and read no stream; calls under way have `grace` seconds.
+
+        Returns:
+            Fires when all that was read is collected.
+        """
+        self._take_nothing_new(grace)
+        emptied: Deferred[None] = self._inbox.emptied()
+        return emptied
+
+    def _take_nothing_new(self, grace: float) -> None:
         if self._tell_health.running:
             self._tell_health.stop()
         self._health.enter_graceful_shutdown()
@@ -141,7 +154,7 @@ class GrpcService(Service):
     def stopService(self) -> Deferred[None] | None:
         """Fires when no call runs any more."""
         super().stopService()
-        self.quiet(0)
+        self._take_nothing_new(0)
         if self._server is None:
             return None
         server, self._server = self._server, None

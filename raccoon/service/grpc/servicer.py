@@ -74,14 +74,15 @@ class EventServicer:
             metadata: the call's, keys in lower case.
             answer: where the outcome goes.
         """
-        try:
-            request = self._decode(body, metadata)
-        except BadRequestError as error:
-            count_rejected(self._metrics, "serde", "NA")
-            self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
-            answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-            return
-        self._inbox.put(self._collect, request, answer)
+        with self._inbox:
+            try:
+                request = self._decode(body, metadata)
+            except BadRequestError as error:
+                count_rejected(self._metrics, "serde", "NA")
+                self._throttle.warn("gRPC request refused: {reason}", reason=str(error))
+                answer.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            else:
+                self._inbox.put(self._collect, request, answer)
 
     def _decode(self, body: bytes, metadata: Metadata) -> CollectRequest:
         received_at = self._seconds()

@@ -109,31 +109,19 @@ class EventStream:
 
     def received(self, body: bytes | None) -> None:
         """The message that was asked for; None where the client sends no more."""
-        with self._wire.lock:
-            self._reading = False
-            if body is None:
-                self._close(grpc.StatusCode.OK, "")
-                return
-            if self._closing is not None:
-                return
-            self._in_flight += 1
-            if len(body) > _LARGE:
-                self._paused |= _UNCOLLECTED
-            self._read_on()
-        servicer = self._servicer
-        received_at = servicer.seconds()
-        try:
-            batch = servicer.codec.deserializer.deserialize(body)
-        except BadRequestError as error:
-            self._bad_request(error, received_at)
-            return
-        request = CollectRequest(
-            self._identifier,
-            batch,
-            received_at,
-            wire=body,
-        )
-        servicer.inbox.put(self._collect, request)
+        with self._servicer.inbox:
+            with self._wire.lock:
+                self._reading = False
+                if body is None:
+                    self._close(grpc.StatusCode.OK, "")
+                    return
+                if self._closing is not None:
+                    return
+                self._in_flight += 1
+                if len(body) > _LARGE:
+                    self._paused |= _UNCOLLECTED
+                self._read_on()
+            self._decode(body)
 
     def written(self) -> None:
         """The answer that was given to the wire is on its way."""
@@ -190,6 +178,22 @@ class EventStream:
         self._answer(failure(CODE_INTERNAL_ERROR, reason, now, request.guid))
 
     # From any thread.
+
+    def _decode(self, body: bytes) -> None:
+        servicer = self._servicer
+        received_at = servicer.seconds()
+        try:
+            batch = servicer.codec.deserializer.deserialize(body)
+        except BadRequestError as error:
+            self._bad_request(error, received_at)
+            return
+        request = CollectRequest(
+            self._identifier,
+            batch,
+            received_at,
+            wire=body,
+        )
+        servicer.inbox.put(self._collect, request)
 
     def _bad_request(self, error: BadRequestError, now: float) -> None:
         group = self._identifier.group

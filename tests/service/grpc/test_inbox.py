@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.service.grpc.inbox import Inbox
+from tests.fakes import ThreadlessClock
 
 
 class FakeReactor:
@@ -33,6 +34,7 @@ class InboxTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = FakeReactor()
+        self.clock = ThreadlessClock()
         self.inbox = Inbox(self.reactor)
         self.seen: list[Any] = []
 
@@ -70,6 +72,27 @@ class InboxTests(SynchronousTestCase):
         for turns in range(1, 4):
             self.reactor.turn()
             self.assertEqual(len(self.seen), turns)
+
+    def test_emptied(self) -> None:
+        """It is empty once what was put down has run, and what was about to be put down too."""
+        inbox = Inbox(self.clock)
+        emptied = inbox.emptied()
+        self.successResultOf(emptied)
+        with inbox:
+            with inbox:
+                emptied = inbox.emptied()
+                self.clock.advance(1)
+                self.assertNoResult(emptied)
+            inbox.put(lambda: self.assertNoResult(emptied))
+            self.clock.advance(1)
+            self.assertNoResult(emptied)
+        self.clock.advance(1)
+        self.successResultOf(emptied)
+        inbox.put(self.seen.append, "down")
+        inbox.emptied().addCallback(self.seen.append)
+        self.assertEqual(self.seen, [])
+        self.clock.advance(1)
+        self.assertEqual(self.seen, ["down", None])
 
     def test_fault(self) -> None:
         """A call that raises is logged and harms no other."""

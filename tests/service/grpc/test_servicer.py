@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
@@ -56,10 +57,14 @@ class ServicerTestCase(SynchronousTestCase):
         self.clock.advance(NOW)
         self.collector = FakeCollector(ack)
         self.metrics = FakeMetrics()
+        self.inbox = Inbox(self.clock)
+        self.codec = Codec(
+            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
+        )
         self.servicer = EventServicer(
-            Inbox(self.clock),
+            self.inbox,
             self.collector,
-            Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
+            self.codec,
             Identification(settings.websocket, settings.limits),
             self.metrics,
             self.clock.seconds,
@@ -228,3 +233,20 @@ class ThreadTests(ServicerTestCase):
         self.assertEqual(self.collector.requests, [])
         self.turn()
         self.assertEqual(self.collector.guids, ["a"])
+
+    def test_stop_while_a_request_is_decoded(self) -> None:
+        """The inbox is not empty from when a request is read until it is collected."""
+        emptied: list[Deferred[None]] = []
+        decode = self.codec.deserializer.deserialize
+
+        def stop(body: bytes) -> Any:
+            emptied.append(self.inbox.emptied())
+            self.turn()
+            return decode(body)
+
+        self.patch(self.codec.deserializer, "deserialize", stop)
+        self.call(protobuf_body("a"))
+        self.assertNoResult(emptied[0])
+        self.turn()
+        self.assertEqual(self.collector.guids, ["a"])
+        self.successResultOf(emptied[0])

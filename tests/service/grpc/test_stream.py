@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 import grpc
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
@@ -62,10 +63,14 @@ class StreamTestCase(SynchronousTestCase):
         self.clock.advance(NOW)
         self.collector = FakeCollector(ack)
         self.metrics = FakeMetrics()
+        self.inbox = Inbox(self.clock)
+        self.codec = Codec(
+            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
+        )
         self.servicer = StreamServicer(
-            Inbox(self.clock),
+            self.inbox,
             self.collector,
-            Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
+            self.codec,
             Identification(settings.websocket, settings.limits),
             self.metrics,
             self.clock.seconds,
@@ -379,3 +384,20 @@ class EndTests(StreamTestCase):
         self.collector.deliver()
         self.turn()
         self.assertIsNone(self.wire.writing)
+
+    def test_stop_while_a_request_is_decoded(self) -> None:
+        """The inbox is not empty from when a request is read until it is collected."""
+        emptied: list[Deferred[None]] = []
+        decode = self.codec.deserializer.deserialize
+
+        def stop(body: bytes) -> Any:
+            emptied.append(self.inbox.emptied())
+            self.turn()
+            return decode(body)
+
+        self.patch(self.codec.deserializer, "deserialize", stop)
+        self.give(protobuf_body("a"))
+        self.assertNoResult(emptied[0])
+        self.turn()
+        self.assertEqual(self.collector.guids, ["a"])
+        self.successResultOf(emptied[0])
