@@ -65,6 +65,7 @@ class Adoption:
         """
         self._store.open()
         self._store.recover()
+        self._store.carry()
 
     def next(self) -> list[Found]:
         """The next requests; none when all were given."""

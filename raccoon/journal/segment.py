@@ -139,8 +139,6 @@ class Segment:
 
     def create(self) -> apsw.Connection:
         """Make the file, and open it for writing."""
-        # Of a segment of this number that was being removed when the process was killed.
-        self._remove_companions()
         connection = self._open(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
         connection.pragma("page_size", _PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
@@ -283,13 +281,24 @@ class Segment:
         if self._wal_path.exists():
             self._wal_path.rename(aside.with_name(aside.name + "-wal"))
         self.path.rename(aside)
-        self._remove_companions()
+        self.remove_companions()
         return aside
 
     def remove(self) -> None:
         """Delete the file and what belongs to it."""
         self.path.unlink(missing_ok=True)
-        self._remove_companions()
+        self.remove_companions()
+
+    def remove_companions(self) -> None:
+        """Delete what belongs to the file."""
+        for path in (
+            self._sum_path,
+            self._wal_path,
+            self.path.with_name(self.path.name + "-shm"),
+            self.path.with_name(self.path.name + "-journal"),
+            self._sum_path.with_suffix(".tmp"),
+        ):
+            path.unlink(missing_ok=True)
 
     def measure(self) -> None:
         """Look up how many bytes the file and its log take."""
@@ -304,16 +313,6 @@ class Segment:
     @property
     def _wal_path(self) -> Path:
         return self.path.with_name(self.path.name + "-wal")
-
-    def _remove_companions(self) -> None:
-        for path in (
-            self._sum_path,
-            self._wal_path,
-            self.path.with_name(self.path.name + "-shm"),
-            self.path.with_name(self.path.name + "-journal"),
-            self._sum_path.with_suffix(".tmp"),
-        ):
-            path.unlink(missing_ok=True)
 
     def _open(self, flags: int) -> apsw.Connection:
         connection = apsw.Connection(str(self.path), flags=flags)
@@ -404,6 +403,13 @@ def segment_numbers(directory: Path) -> list[int]:
         for path in directory.iterdir()
         if path.name.endswith((SUFFIX, SUFFIX + _DAMAGED)) and path.name[:10].isdigit()
     )
+
+
+def remove_orphans(directory: Path) -> None:
+    """Delete what belongs to segments that were being removed when their process was killed."""
+    numbers = {int(path.name[:10]) for path in directory.iterdir() if path.name[:10].isdigit()}
+    for number in numbers.difference(segment_numbers(directory)):
+        Segment(directory, number).remove_companions()
 
 
 def _digest(path: Path) -> str:

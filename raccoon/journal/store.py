@@ -116,6 +116,7 @@ class Store:
             os.close(self._lock_file)
             self._lock_file = -1
             raise InUseError(f"{self.directory}: another process uses this journal")
+        files.remove_orphans(self.directory)
         numbers = files.segment_numbers(self.directory)
         self._next_number = max(numbers, default=0) + 1
         self._unread = [
@@ -275,6 +276,18 @@ class Store:
 
     def tidy(self) -> None:
         """Seal closed segments, and remove those of which everything was delivered."""
+        # On a full disk, room comes before what a kill would have delivered twice.
+        self._tidy(self._carried or self._active is None)
+
+    def close(self) -> None:
+        """Give the directory back."""
+        self._abandon()
+        self._tidy(self._carried)
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
+
+    def _tidy(self, may_remove: bool) -> None:
         with self._lock:
             segments = [self._segments[number] for number in sorted(self._segments)]
         for segment in segments:
@@ -282,8 +295,7 @@ class Store:
                 continue
             # What the newest one says of the others is needed as long as there are others.
             last = segment is segments[-1] and len(self._segments) > 1
-            # On a full disk, room comes before what a kill would have delivered twice.
-            if segment.complete and not last and (self._carried or self._active is None):
+            if segment.complete and not last and may_remove:
                 segment.remove()
                 with self._lock:
                     del self._segments[segment.number]
@@ -292,14 +304,6 @@ class Store:
                     segment.seal()
                 except (apsw.Error, OSError):
                     continue  # a full disk; it can be read as it is, and is tried again
-
-    def close(self) -> None:
-        """Give the directory back."""
-        self._abandon()
-        self.tidy()
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
-            self._lock_file = -1
 
     def _begin(self) -> None:
         self._abandon()

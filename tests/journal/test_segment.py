@@ -234,15 +234,6 @@ class FileTests(DirectoryCase):
         self.again().remove()
         self.assertEqual([], self.names())
 
-    def test_remains_of_another(self) -> None:
-        """A new segment does not inherit a checksum or a log from one that was half removed."""
-        for suffix in (".sum", ".journal-wal", ".journal-shm"):
-            (self.directory / f"0000000007{suffix}").write_text("of another")
-        self.make([make_record("a")])
-        segment = self.again()
-        segment.load()
-        self.assertEqual([1], list(segment.events))
-
     def test_foreign_files(self) -> None:
         """Files of other names are no segments."""
         for name in ("lock", "notes.journal", "0000000009.sum", "0000000003.journal.damaged"):

@@ -297,6 +297,33 @@ class RecoverTests(StoreCase):
         store.recover()
         self.assertEqual(["b"], [record.client for record in self.waiting(store)])
 
+    def test_closed_before_it_is_carried(self) -> None:
+        """A start that ends before the new segment was told leaves those that know."""
+        store = self.open()
+        first = store.write(stored([make_record("a"), make_record("b", 1_100_000)]), [])
+        middle = store.write(stored([make_record("c", 1_100_000)]), [first])
+        store.write([], [middle])
+        self.crash(store)
+        for _ in range(3):
+            store = self.open()
+            store.recover()
+            self.assertEqual(["b"], [record.client for record in self.waiting(store)])
+            store.close()
+
+    def test_remains(self) -> None:
+        """What a kill left of a segment that was being removed goes, and no other file."""
+        for suffix in ("sum", "tmp", "journal-wal", "journal-shm", "journal-journal"):
+            (self.directory / f"0000000007.{suffix}").write_text("of a removed segment")
+        others = ["0000000003.journal.damaged", "0000000003.journal.damaged-wal", "notes.sum"]
+        for name in others:
+            (self.directory / name).touch()
+        store = self.open()
+        store.write(stored([make_record("a")]), [])
+        self.crash(store)
+        self.assertEqual(others[:2], [name for name in self.names() if name[:10] == "0000000003"])
+        self.assertEqual(others[2:], [name for name in self.names() if name.startswith("notes")])
+        self.assertEqual([], [name for name in self.names() if name[:10] == "0000000007"])
+
     def test_newest_is_delivered(self) -> None:
         """The newest segment stays while there are others: it alone knows what of them is done."""
         store = self.open()
