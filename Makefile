@@ -60,7 +60,7 @@ unit: $(DEV) ## Run the tests that need no socket, process or broker
 torture: $(DEV) ## Run the long forms of the journal's tests: 200 kills, 60,000 requests in an outage (half an hour)
 	command -v strace >/dev/null || apt-get install -y -qq --no-install-recommends strace
 	RACCOON_TORTURE=1 $(BIN)/trial tests.integration.test_journal_crashes tests.integration.test_journal \
-		tests.integration.test_journal_disk
+		tests.integration.test_journal_disk tests.integration.test_journal_power
 
 lint: $(DEV) ## Check style and types
 	$(BIN)/ruff check .

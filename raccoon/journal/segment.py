@@ -412,6 +412,19 @@ def remove_orphans(directory: Path) -> None:
         Segment(directory, number).remove_companions()
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory where it is missing, as lasting as what is synced in it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [path for path in directory.parents if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in (directory, *missing):
+        with suppress(PermissionError):  # who may write to a directory may not have to read it
+            _sync_directory(path.parent)
+
+
 def _digest(path: Path) -> str:
     digest = hashlib.blake2b()
     with open(path, "rb") as file:

@@ -108,7 +108,7 @@ class Store:
             JournalError: it cannot be written.
         """
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            files.make_directory(self.directory)
             self._lock_file = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise JournalError(f"{self.directory}: {error.strerror}") from error

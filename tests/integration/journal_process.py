@@ -3,7 +3,8 @@
     python -m tests.integration.journal_process DIRECTORY LEDGER RUN
 
 appends to the ledger a line for each step: `+ NAME` before requests are written, `a NAME` once they
-are acknowledged, `- NAME` before a delivery is noted, `d NAME` once it is.
+are acknowledged, `- NAME` before a delivery is noted, `d NAME` once it is, `l NAME` once a request
+is among the dead letters.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main(directory: Path, ledger: Path, run: str) -> None:
             name = waiting.pop(place)
             note("-", [name])
             letters.add([Letter(1.0, "why", {"": 1}, make_record(name))])
+            note("l", [name])
             store.write([], [place])
             note("d", [name])
     letters.close()

@@ -1,7 +1,8 @@
-"""A journal whose process is killed at every step, and whose bits change."""
+"""A journal whose process is killed, or whose power fails, at every step, and whose bits change."""
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.journal.deadletters import DeadLetters
+from raccoon.journal.record import Record
 from raccoon.journal.segment import Segment
 from raccoon.journal.store import Found, Store
 from tests.integration.journal_process import SEGMENT_BYTES, make_record
+from tests.integration.power import OPTIONS, Disk, traced
 from tests.integration.torture import Progress, long_or_short
 from tests.journal.fakes import StoreCase
 from tests.journal.test_store import check_bit_flips
@@ -24,6 +28,8 @@ CALLS = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "unlink", "rena
 _CALL = re.compile(r"^\d+ +(\w+)\(")
 _FAULT = 137  # killed by SIGKILL, as a shell would say
 _STEP = 61
+_POWER_STEP = 29
+_FAILURES = 2  # after one call, beside the one that leaves nothing unsynced
 
 
 def strace(*options: str) -> list[str]:
@@ -40,7 +46,29 @@ def strace(*options: str) -> list[str]:
     return ["strace", "-f", "-qq", *options]
 
 
-class CrashTests(SynchronousTestCase):
+def journal_records(directory: Path) -> list[Record]:
+    """What waits in a journal, after a start that finds no damage.
+
+    Raises:
+        AssertionError: it does, or cannot read all.
+    """
+
+    def damaged(segment: Segment, why: str, saved: list[Found]) -> None:
+        raise AssertionError(f"{segment.path.name} is damaged: {why}")
+
+    store = Store(directory, SEGMENT_BYTES, damaged)
+    store.open()
+    try:
+        recovered = store.recover()
+        found, _ = store.read(-1, recovered.last, frozenset(), 1 << 30, 1 << 40)
+        if store.unread or len(found) != recovered.requests:
+            raise AssertionError(f"{len(found)} of {recovered.requests} requests can be read")
+    finally:
+        store.close()
+    return [record for _, record in found]
+
+
+class ProcessCase(SynchronousTestCase):
     """One process that uses the journal's files as the service does."""
 
     def setUp(self) -> None:
@@ -62,25 +90,51 @@ class CrashTests(SynchronousTestCase):
             raise AssertionError(f"exit code {done.returncode}: {done.stderr}")
         return done.returncode
 
-    def prepare(self) -> tuple[Path, Counter[str]]:
-        """A journal that was closed once and killed once, and the calls of another run on it."""
+    def prepare(self) -> Path:
+        """A journal that was closed once and killed once."""
         place = self.root / "prepared"
         place.mkdir()
         self.assertEqual(0, self.run_process(place, "first", []))
         kill = strace("-e", "trace=fdatasync", "-e", "inject=fdatasync:signal=KILL:when=25")
         self.assertNotEqual(0, self.run_process(place, "second", [*kill, "-o", "/dev/null"]))
-        counted = self.root / "counted"
-        shutil.copytree(place, counted)
-        trace = self.root / "trace"
+        return place
+
+    def check(self, place: Path) -> None:
+        """Compare what waits in a journal with what its processes were told."""
+        noted: dict[str, set[str]] = {sign: set() for sign in "+a-dl"}
+        for line in (place / "ledger").read_text().splitlines():
+            sign, _, name = line.partition(" ")
+            noted[sign].add(name)
+        found = journal_records(place / "journal")
+        letters = DeadLetters(place / "journal")
+        given_up = {letter.record.client for _, letter in letters.all()}
+        letters.close()
+        waiting = {record.client: record for record in found}
+        self.assertEqual(len(waiting), len(found), "a request is there twice")
+        self.assertEqual(set(), noted["a"] - noted["-"] - waiting.keys(), "lost")
+        self.assertEqual(set(), noted["l"] - given_up, "a dead letter is lost")
+        self.assertEqual(set(), noted["d"] & waiting.keys(), "delivered and comes again")
+        self.assertEqual(set(), waiting.keys() - noted["+"], "never written")
+        self.assertEqual([], [name for name, one in waiting.items() if one != make_record(name)])
+
+
+class CrashTests(ProcessCase):
+    """The process is killed; what it wrote is there."""
+
+    def count_calls(self, prepared: Path) -> Counter[str]:
+        """The calls of another run on this journal."""
+        counted, trace = self.root / "counted", self.root / "trace"
+        shutil.copytree(prepared, counted)
         options = ("-o", str(trace), "-e", f"trace={','.join(CALLS)}")
         self.assertEqual(0, self.run_process(counted, "third", strace(*options)))
         self.check(counted)
         called = map(_CALL.match, trace.read_text().splitlines())
-        return place, Counter(call[1] for call in called if call is not None)
+        return Counter(call[1] for call in called if call is not None)
 
     def test_killed_at_every_call(self) -> None:
         """Killed before any of its writes, syncs, renames and removals, it loses nothing."""
-        prepared, calls = self.prepare()
+        prepared = self.prepare()
+        calls = self.count_calls(prepared)
         points = [(call, number + 1) for call in CALLS for number in range(calls[call])]
         points = points[:: long_or_short(1, _STEP)]
         progress = Progress("kill -9 at every call", len(points))
@@ -100,31 +154,51 @@ class CrashTests(SynchronousTestCase):
             shutil.rmtree(place)
             progress.step(done, f"at {call} {number}: nothing lost, every start went well")
 
-    def check(self, place: Path) -> None:
-        """Compare what waits in a journal with what its processes were told."""
-        noted: dict[str, set[str]] = {sign: set() for sign in "+a-d"}
-        for line in (place / "ledger").read_text().splitlines():
-            sign, _, name = line.partition(" ")
-            noted[sign].add(name)
 
-        def damaged(segment: Segment, why: str, saved: list[Found]) -> None:
-            raise AssertionError(f"{segment.path.name} is damaged: {why}")
+class PowerTests(ProcessCase):
+    """The power fails; of what was not synced anything may be there."""
 
-        store = Store(place / "journal", SEGMENT_BYTES, damaged)
-        store.open()
+    def test_first_run(self) -> None:
+        """A journal that was not there before is there with all that was acknowledged."""
+        place = self.root / "place"
+        place.mkdir()
+        self.check_power(place, "first")
+
+    def test_later_run(self) -> None:
+        """So is one that was recovered, with segments that are sealed and removed meanwhile."""
+        self.check_power(self.prepare(), "third")
+
+    def check_power(self, place: Path, run: str) -> None:
+        """Let the power fail after each call of a run that changes something."""
+        disk, trace = Disk(place), self.root / "trace"
+        self.assertEqual(0, self.run_process(place, run, strace("-o", str(trace), *OPTIONS)))
+        ended = [call for call in traced(trace) if call.name in CALLS and call.result is not None]
+        progress = Progress(f"power failures in the {run} run", len(ended))
+        done = 0
+        for call in traced(trace):
+            disk.follow(call)
+            if call.name not in CALLS or call.result is None:
+                continue
+            done += 1
+            if done % long_or_short(1, _POWER_STEP):
+                continue
+            for seed in (None, *range(done, done + _FAILURES)):
+                self.start_after(disk, place, seed, f"after {call.name}, number {done}")
+            progress.step(done, f"at {call.name}: nothing lost, every start went well")
+        self.assertGreater(done, 300)
+
+    def start_after(self, disk: Disk, place: Path, seed: int | None, what: str) -> None:
+        """Start on what is left of the disk, twice."""
+        left = self.root / "left"
+        disk.fail(left, None if seed is None else random.Random(seed))
+        # Its lines stand for what others know, whose power has not failed.
+        (left / "ledger").write_bytes(disk.content(place / "ledger"))
         try:
-            recovered = store.recover()
-            self.assertFalse(store.unread, "a segment cannot be read")
-            found, _ = store.read(-1, recovered.last, frozenset(), 1 << 30, 1 << 40)
-        finally:
-            store.close()
-        waiting = {record.client: record for _, record in found}
-        self.assertEqual(recovered.requests, len(found))
-        self.assertEqual(len(waiting), len(found), "a request is there twice")
-        self.assertEqual(set(), noted["a"] - noted["-"] - waiting.keys(), "lost")
-        self.assertEqual(set(), noted["d"] & waiting.keys(), "delivered and comes again")
-        self.assertEqual(set(), waiting.keys() - noted["+"], "never written")
-        self.assertEqual([], [name for name, one in waiting.items() if one != make_record(name)])
+            self.check(left)
+            self.check(left)
+        except Exception as error:
+            raise AssertionError(f"power failure {what}, seed {seed}: {error}") from error
+        shutil.rmtree(left)
 
 
 class BitTests(StoreCase):
