@@ -21,6 +21,7 @@ from raccoon.publisher import PublisherContext
 from raccoon.publisher.delivery import Delivery, Group
 from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
+from raccoon.publisher.trials import Trials
 from raccoon.publisher.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ _UNKNOWN_TOPIC = frozenset(
 )
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _LASTING = _UNKNOWN_TOPIC | _TOO_LARGE
+_TOO_MANY_TOPICS = KafkaError(KafkaError._QUEUE_FULL, "too many new event types at once, retry")
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 _UNREACHABLE = frozenset({KafkaError._ALL_BROKERS_DOWN})
 _WHY_UNREACHABLE = frozenset(
@@ -87,7 +89,7 @@ class _Delivery(Delivery):
     sees the last event finishes the delivery.
     """
 
-    __slots__ = ("_expected", "_publisher", "_reported", "errors")
+    __slots__ = ("_expected", "_publisher", "_reported", "errors", "tried")
 
     def __init__(self, publisher: KafkaPublisher, group: Group, request: CollectRequest) -> None:
         super().__init__(group, request, publisher.account)
@@ -95,6 +97,7 @@ class _Delivery(Delivery):
         self._reported = 0
         self._expected = -1
         self.errors: list[tuple[str, KafkaError]] = []
+        self.tried: list[str] = []
 
     def report(self, event_type: str, error: KafkaError | None, message: Message) -> None:
         """One of a request's events has its report; called once for each, so short."""
@@ -177,6 +180,7 @@ class KafkaPublisher:
         self._statistics = Statistics(context.metrics)
         keyed = context.settings.event.partition_key != "none"
         self._turns = Turns() if keyed else None
+        self._trials = Trials()
         # By type `_produce` keeps the order only where each type has a topic of its own.
         each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
         self._hand_over = self._produce_each if each else self._produce
@@ -282,9 +286,13 @@ class KafkaPublisher:
             self._count_failure(event_type, group, error)
         for event_type, payloads in request.by_type.items():
             delivered = len(payloads) - failed.get(event_type, 0)
+            topic = self._context.route(event_type)
             if delivered:
-                labels = (self._context.route(event_type), group, event_type)
+                labels = (topic, group, event_type)
                 self._metrics.count("kafka_messages_delivered_total", delivered, labels)
+            if topic in delivery.tried:
+                delivery.tried.remove(topic)
+                self._trials.end(topic, delivered > 0)
         if not delivery.errors:
             if self._announced is not True:
                 self._announce(True)
@@ -325,7 +333,10 @@ class KafkaPublisher:
         # The careful way waits for room, and takes nothing once the publisher closes.
         careful = self._closing.is_set()
         for event_type, payloads in request.by_type.items():
-            topic = self._context.route(event_type)
+            topic = self._topic(delivery, event_type)
+            if topic is None:
+                delivery.errors += [(event_type, _TOO_MANY_TOPICS)] * len(payloads)
+                continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             report = partial(delivery.report, event_type)
             for payload in payloads:
@@ -348,15 +359,18 @@ class KafkaPublisher:
         """Hand over a request's events in their order, with keys and headers."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
-        known: dict[str, tuple[str, str | None]] = {}
+        known: dict[str, tuple[str | None, str | None]] = {}
         accepted = 0
         for index, event_type in enumerate(request.types):
             if event_type not in known:
                 known[event_type] = (
-                    self._context.route(event_type),
+                    self._topic(delivery, event_type),
                     self._context.partition_key(request, event_type, _KEY_BYTES),
                 )
             topic, key = known[event_type]
+            if topic is None:
+                delivery.errors.append((event_type, _TOO_MANY_TOPICS))
+                continue
             headers: Headers = self._context.metadata(request, index) or {}
             report = partial(delivery.report_with, event_type, headers)
             error = self._produce_one(
@@ -367,6 +381,15 @@ class KafkaPublisher:
             else:
                 delivery.errors.append((event_type, error))
         delivery.handed_over(accepted)
+
+    def _topic(self, delivery: _Delivery, event_type: str) -> str | None:
+        """Where events of a type go; None where too many topics are tried already."""
+        topic = self._context.route(event_type)
+        if topic not in self._trials.passed:
+            if not self._trials.begin(topic):
+                return None
+            delivery.tried.append(topic)
+        return topic
 
     def _produce_one(
         self,
@@ -397,6 +420,7 @@ class KafkaPublisher:
         self._metrics.count("kafka_messages_undelivered_total", 1, (topic, group, event_type))
         code = error.code()
         if code in _UNKNOWN_TOPIC:
+            self._trials.forget(topic)
             labels = (topic, event_type, group)
             self._metrics.count("kafka_unknown_topic_failure_total", 1, labels)
         elif code in _TOO_LARGE:

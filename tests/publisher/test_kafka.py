@@ -19,6 +19,7 @@ from raccoon.config import KafkaSettings, Settings
 from raccoon.errors import PublishError, StartError
 from raccoon.publisher import PublisherContext, kafka
 from raccoon.publisher.kafka import KafkaPublisher
+from raccoon.publisher.trials import Trials
 from tests.edge_fakes import FakeProducer
 from tests.fakes import FakeMetrics, make_request
 
@@ -469,6 +470,50 @@ class ReasonTests(KafkaTestCase):
         )
         self.assertEqual({"click": 1, "view": 1}, large.lasting)
         self.assertEqual({}, both.lasting)
+
+
+class NewTopicTests(KafkaTestCase):
+    """Topics that have not taken an event yet, of which two are tried at once."""
+
+    def check(self, metadata: bool) -> None:
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start(metadata=metadata)
+        self.patch(self.publisher, "_trials", Trials(most_tried=2))
+        self.producer.held.add(b"held")
+        held = make_request("a", [("one", b"held"), ("two", b"held")])
+        late, mixed = self.publisher.publish(
+            [held, make_request("b", [("one", b"1"), ("three", b"3"), ("four", b"4")])]
+        )
+        self.assertFalse(late.done())
+        self.check_failed(mixed, 2, 3, "too many new event types at once, retry")
+        self.assertEqual({}, mixed.lasting)
+        self.assertIn(("clickstream-one-log", b"1"), self.producer.accepted)
+        self.assertNotIn(("clickstream-three-log", b"3"), self.producer.accepted)
+        labels = ("clickstream-three-log", "group", "three")
+        self.assertEqual(self.metrics.total("kafka_messages_undelivered_total", labels), 1)
+        self.producer.release()
+        self.assertIsNone(late.result(WAIT))
+        new = [(f"new-{number}", b"n") for number in range(10)]
+        for event in new:
+            self.assertEqual([None], self.publish(make_request("c", [event])))
+        self.assertEqual([None], self.publish(make_request("d", new)))
+
+    def test_without_metadata(self) -> None:
+        """Events of more than may be tried are refused for now, all others go."""
+        self.check(metadata=False)
+
+    def test_with_metadata(self) -> None:
+        """So they are where events are handed over one by one."""
+        self.check(metadata=True)
+
+    def test_topic_that_is_gone(self) -> None:
+        """A topic that had passed and does not exist any more is tried like a new one."""
+        self.start()
+        self.assertEqual([None], self.publish(make_request("a", [("gone", b"1")])))
+        self.producer.failures[b"2"] = KafkaError.UNKNOWN_TOPIC_OR_PART
+        (outcome,) = self.publish(make_request("b", [("gone", b"2")]))
+        self.check_failed(outcome, 1, 1)
+        self.assertEqual(set(), self.publisher._trials.passed)
 
 
 class QueueFullTests(KafkaTestCase):
