@@ -401,7 +401,7 @@ class JournalSettings:
     max_bytes: int = _option(
         "JOURNAL_MAX_BYTES",
         4 << 30,
-        "of disk; past it requests are refused until some were delivered",
+        "of disk, dead letters included; past it requests are refused until there is room",
         _integer(8 << 20, 1 << 44),
     )
     segment_bytes: int = _option(

@@ -31,15 +31,21 @@ CREATE TABLE IF NOT EXISTS letters(
     wire BLOB NOT NULL,
     replay INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX IF NOT EXISTS letters_by_replay ON letters(replay);
 """
 
 _COLUMNS = "id, stored_at, reason, failed, client, conn_group, received_at, events, form, wire"
-# ?1 is a JSON list of numbers; an empty one stands for all.
-_CHOSEN = "WHERE ?1 = '[]' OR id IN (SELECT value FROM json_each(?1))"
-_ALL = f"SELECT {_COLUMNS} FROM letters {_CHOSEN} ORDER BY id"
-_TO_REPLAY = f"SELECT {_COLUMNS} FROM letters WHERE replay ORDER BY id LIMIT ?"
+_CHOSEN = "WHERE id IN (SELECT value FROM json_each(?))"
+_ALL = f"SELECT {_COLUMNS} FROM letters ORDER BY id"
+_SOME = f"SELECT {_COLUMNS} FROM letters {_CHOSEN} ORDER BY id"
+_TO_REPLAY = f"SELECT {_COLUMNS} FROM letters WHERE replay = 1 ORDER BY id LIMIT ?"
 _MARK = f"UPDATE letters SET replay = 1 {_CHOSEN}"
 _REMOVE = f"DELETE FROM letters {_CHOSEN}"
+_NEXT = "SELECT id FROM letters WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
+# As much is changed at once: the log on disk takes as much again until it is over.
+_PIECE = 1000
+_PAGE_BYTES = 16_384
+_LOG_PAGES = 256
 
 
 class Letter(NamedTuple):
@@ -81,8 +87,11 @@ class DeadLetters:
         if self._opened is None:
             connection = apsw.Connection(str(self._path))
             connection.set_busy_timeout(_BUSY_MS)
+            connection.pragma("page_size", _PAGE_BYTES)
+            connection.pragma("auto_vacuum", "full")  # so that what is purged frees the disk
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "FULL")
+            connection.pragma("wal_autocheckpoint", _LOG_PAGES)
             with transaction(connection):
                 connection.execute(_SCHEMA)
             self._opened = connection
@@ -126,6 +135,12 @@ class DeadLetters:
                 rows,
             )
 
+    def size(self) -> int:
+        """Bytes on disk, but for some MB in the file's log."""
+        pages = self._connection.pragma("page_count") * self._connection.pragma("page_size")
+        assert isinstance(pages, int)
+        return pages
+
     def count(self) -> tuple[int, int]:
         """How many letters there are, and how many of them are to be sent again."""
         rows = self._connection.execute("SELECT count(*), coalesce(sum(replay), 0) FROM letters")
@@ -142,7 +157,9 @@ class DeadLetters:
 
     def all(self, ids: Sequence[int] = ()) -> Iterator[tuple[int, Letter]]:
         """Letters with their numbers, oldest first; those of `ids`, or all."""
-        return self._letters(self._connection.execute(_ALL, (json.dumps(ids),)))
+        if ids:
+            return self._letters(self._connection.execute(_SOME, (json.dumps(ids),)))
+        return self._letters(self._connection.execute(_ALL))
 
     def to_replay(self, limit: int) -> list[tuple[int, Letter]]:
         """The oldest letters that are to be sent again, at most `limit`."""
@@ -154,7 +171,10 @@ class DeadLetters:
 
     def remove(self, ids: Sequence[int] = ()) -> int:
         """Delete letters; those of `ids`, or all. Gives how many."""
-        return self._change(_REMOVE, ids)
+        removed = self._change(_REMOVE, ids)
+        # The file is cut when its log is written back; where others read it, that is later.
+        self._connection.wal_checkpoint()
+        return removed
 
     def close(self) -> None:
         """Close the file."""
@@ -163,9 +183,24 @@ class DeadLetters:
             self._opened = None
 
     def _change(self, statement: str, ids: Sequence[int]) -> int:
-        with transaction(self._connection):
-            self._connection.execute(statement, (json.dumps(ids),))
-        return self._connection.changes()
+        changed = 0
+        for piece in self._pieces(ids):
+            with transaction(self._connection):
+                self._connection.execute(statement, (json.dumps(piece),))
+            changed += self._connection.changes()
+        return changed
+
+    def _pieces(self, ids: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The numbers given, or all there are now, so many at a time."""
+        if ids:
+            for start in range(0, len(ids), _PIECE):
+                yield ids[start : start + _PIECE]
+            return
+        [(last,)] = self._connection.execute("SELECT coalesce(max(id), 0) FROM letters")
+        after = 0
+        while found := [id for (id,) in self._connection.execute(_NEXT, (after, last, _PIECE))]:
+            yield found
+            after = found[-1]
 
     @staticmethod
     def _letters(rows: Iterable[Any]) -> Iterator[tuple[int, Letter]]:

@@ -92,7 +92,8 @@ class JournalService(Service):
         self._letters: DeadLetters | None = None
         self._writers_letters: DeadLetters | None = None
         self._keeper: ThreadPoolExecutor | None = None
-        self._size = 0
+        # On disk, and how much of it dead letters take.
+        self._size = self._letters_size = 0
         self._inbox_bytes = 0
         self._broken = ""
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
@@ -146,7 +147,7 @@ class JournalService(Service):
             self._logger.error(
                 "the dead letters are damaged and were set aside as {path}", path=str(aside)
             )
-        self._size = self._store.size
+        self._measured(self._measure())
         from_thread = self._reactor.callFromThread
         self._writer = Writer(
             self._store,
@@ -234,7 +235,8 @@ class JournalService(Service):
         if self._broken:
             return [f"the journal cannot be written: {self._broken}"]
         if self._size > self._max_bytes * _NEARLY_FULL:
-            return ["the journal is nearly full"]
+            mostly = ", mostly of dead letters" if self._letters_size > self._size / 2 else ""
+            return [f"the journal is nearly full{mostly}"]
         return []
 
     def add(self, request: CollectRequest, in_memory: bool) -> None:
@@ -339,6 +341,7 @@ class JournalService(Service):
         if entries:
             self._last_position = first + len(entries) - 1
         for letter in letters:
+            self._size += len(letter.letter.record.wire)
             self.in_transit_events -= letter.events
             self._metrics.count("journal_dead_lettered_events_total", letter.events)
             self._answer(letter.request)
@@ -433,7 +436,7 @@ class JournalService(Service):
         position: int,
         request: CollectRequest | None,
     ) -> None:
-        self._logger.error(
+        self._throttle.error(
             "{events} events can never be delivered and went to the dead letters: {reason}",
             events=sum(failed.values()),
             reason=reason,
@@ -501,18 +504,18 @@ class JournalService(Service):
         left = len(letters)
         if not left:
             self._reading_letters = False
-        for number, letter in letters:
-            entry = Entry(letter.record, None)
 
-            def stored(number: int = number) -> None:
-                nonlocal left
-                left -= 1
+        def stored() -> None:
+            nonlocal left
+            left -= 1
+            if not left:
                 assert self._letters is not None
-                removing = self._in_keeper(self._letters.remove, [number])
+                removing = self._in_keeper(self._letters.remove, [number for number, _ in letters])
                 removing.addErrback(self._keeper_failed)
-                if not left:
-                    self._reading_letters = False
+                self._reading_letters = False
 
+        for _, letter in letters:
+            entry = Entry(letter.record, None)
             entry.stored = stored
             self._metrics.count("journal_recovered_events_total", entry.events)
             self._put(entry)
@@ -536,17 +539,23 @@ class JournalService(Service):
         tidying.addCallbacks(self._measured, self._keeper_failed)
         tidying.addBoth(done)
 
-    def _tidy_store(self) -> tuple[int, int]:
+    def _tidy_store(self) -> tuple[int, int, int]:
         self._store.tidy()
+        return self._measure()
+
+    def _measure(self) -> tuple[int, int, int]:
+        """Bytes of the requests and of the dead letters, and how many letters there are."""
         assert self._letters is not None
         try:
             letters, _ = self._letters.count()
+            size = self._letters.size()
         except apsw.Error:
-            letters = 0  # on a full disk there may be no room to open them
-        return self._store.size, letters
+            letters = size = 0  # on a full disk there may be no room to open them
+        return self._store.size, size, letters
 
-    def _measured(self, measured: tuple[int, int]) -> None:
-        self._size, letters = measured
+    def _measured(self, measured: tuple[int, int, int]) -> None:
+        requests, self._letters_size, letters = measured
+        self._size = requests + self._letters_size
         self._metrics.gauge("journal_dead_letters_current", letters)
 
     @inlineCallbacks

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from raccoon.journal import deadletters
 from raccoon.journal.deadletters import DeadLetters, Letter
 from tests.journal.fakes import DirectoryCase, make_record
 
@@ -58,6 +61,34 @@ class DeadLettersTests(DirectoryCase):
         self.assertEqual(4, self.letters.mark_for_replay())
         self.assertEqual(4, self.letters.remove())
         self.assertEqual((0, 0), self.letters.count())
+
+    def test_many(self) -> None:
+        """Many letters are changed piece by piece, but none that comes meanwhile."""
+        self.patch(deadletters, "_PIECE", 3)
+        names = [f"{number}" for number in range(10)]
+        self.letters.add([make_letter(name) for name in names])
+        other, pieces = self.open(), self.letters._pieces
+
+        def and_another(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+            for piece in pieces(ids):
+                other.add([make_letter("new")])
+                yield piece
+
+        self.patch(self.letters, "_pieces", and_another)
+        self.assertEqual(8, self.letters.mark_for_replay([*range(1, 9)]))
+        self.assertEqual((13, 8), other.count())
+        self.assertEqual(13, self.letters.remove())
+        self.assertEqual({"new"}, {letter.record.client for _, letter in other.all()})
+
+    def test_disk_is_given_back(self) -> None:
+        """The file is as small as what is in it once letters are removed."""
+        record = make_record("a", size=5000)
+        self.letters.add([make_letter("a")._replace(record=record)] * 1000)
+        other = self.open()
+        self.assertGreater(other.size(), 5_000_000)
+        self.letters.remove([*range(1, 1000)])
+        self.assertLess(other.size(), 100_000)
+        self.assertLess((self.directory / deadletters.FILE).stat().st_size, 100_000)
 
     def test_reasons(self) -> None:
         """Reasons are counted, the most frequent first."""

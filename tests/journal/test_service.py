@@ -6,6 +6,7 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+from twisted.logger import capturedLogs
 from twisted.python.monkey import MonkeyPatcher
 from zope.interface.verify import verifyObject
 
@@ -404,6 +405,18 @@ class DeadLetterTests(JournalCase):
         self.assertEqual([], self.deliver_all())
         self.assertEqual(1, len(self.letters()))
 
+    def test_many(self) -> None:
+        """Many of them are few lines in the log, with the number of those left out."""
+        self.start()
+        with capturedLogs() as logged:
+            for seconds in (0, 0, 0, 0, 0, 0, 0, 11):
+                self.clock.advance(seconds)
+                self.collect("a")
+                self.turn()
+                self.finish(lasting(1, 1))
+        said = [event for event in logged if "dead letters" in event["log_format"]]
+        self.assertEqual([0, 0, 0, 0, 0, 2], [event.get("left_out", 0) for event in said])
+
     def test_others_go_on(self) -> None:
         """What is published after it is delivered."""
         self.start()
@@ -527,6 +540,29 @@ class FullTests(JournalCase):
             self.commit()
         self.turn(1.1)
         self.assertEqual([], self.journal.not_ready())
+
+    def test_full_of_dead_letters(self) -> None:
+        """Dead letters take room, too, and give it back when somebody purges them."""
+        self.start(**FULL)
+        while not (acknowledged := self.collect("dead", size=100_000)).called:
+            self.commit()
+            self.turn()
+            self.finish(lasting(1, 1))
+            self.commit()
+            self.turn(1.1)
+            self.assertLess(self.received, 200)
+        self.failureResultOf(acknowledged, Overloaded)
+        self.check(dead=self.received - 1, refused=1)
+        reason = "the journal is nearly full, mostly of dead letters"
+        self.assertEqual([reason], self.journal.not_ready())
+        self.assertGreater(self.gauge("journal_bytes_current"), 7 << 20)
+        letters = DeadLetters(self.directory)
+        letters.remove()
+        letters.close()
+        self.turn(1.1)
+        self.assertEqual([], self.journal.not_ready())
+        self.collect("again")
+        self.assertEqual(["again"], self.deliver_all())
 
     def break_disk(self) -> MonkeyPatcher:
         """Let the disk take nothing until `restore` is called."""
