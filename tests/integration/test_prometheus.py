@@ -132,7 +132,7 @@ class ScrapeTests(SharedCase):
 
     @classmethod
     def share_setup(cls) -> None:
-        cls.daemon = cls.share_daemon({"PUBLISHER_TYPE": "log", "EVENT_ACK": 1})
+        cls.daemon = cls.share_daemon({"PUBLISHER_TYPE": "log", "EVENT_ACK": 2})
         cls.prometheus = Prometheus(cls.daemon.metrics_port)
         cls.at_class_end(cls.prometheus.kill)
         wait_until(cls.prometheus.ready, "Prometheus", 30)
