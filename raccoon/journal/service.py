@@ -40,6 +40,7 @@ _NEARLY_FULL = 0.95
 _MEMORY_MAX = 8 << 20
 _SEGMENTS_AT_LEAST = 8
 _INBOX_BYTES = 32 << 20
+_LETTERS_BYTES = 4 << 20
 _RECOVER_AGAIN_SECONDS = 5.0
 _UNWRITTEN = 1000
 _ADOPT_SECONDS = 5.0
@@ -94,7 +95,8 @@ class JournalService(Service):
         self._keeper: ThreadPoolExecutor | None = None
         # On disk, and how much of it dead letters take.
         self._size = self._letters_size = 0
-        self._inbox_bytes = 0
+        # On the way to disk: requests, and dead letters.
+        self._inbox_bytes = self._burying_bytes = 0
         self._broken = ""
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
         self._resident: set[int] = set()
@@ -220,7 +222,7 @@ class JournalService(Service):
         """Why a request of so many bytes cannot be taken now, or None."""
         if self._broken:
             return f"the journal cannot be written: {self._broken}"
-        if self._inbox_bytes > _INBOX_BYTES:
+        if self._inbox_bytes + self._burying_bytes > _INBOX_BYTES:
             return "the journal's disk is slow"
         if self._size + self._inbox_bytes + size > self._max_bytes:
             return "the journal is full (JOURNAL_MAX_BYTES)"
@@ -341,7 +343,8 @@ class JournalService(Service):
         if entries:
             self._last_position = first + len(entries) - 1
         for letter in letters:
-            self._size += len(letter.letter.record.wire)
+            self._size += letter.size
+            self._burying_bytes -= letter.size
             self.in_transit_events -= letter.events
             self._metrics.count("journal_dead_lettered_events_total", letter.events)
             self._answer(letter.request)
@@ -391,6 +394,7 @@ class JournalService(Service):
         if letters:
             self._throttle.error("the dead letters cannot be written: {reason}", reason=reason)
         for letter in letters:
+            self._burying_bytes -= letter.size
             if letter.request is not None and letter.request.acknowledged is not None:
                 self.in_transit_events -= letter.events
                 self._metrics.count("events_failed_total", letter.events)
@@ -425,6 +429,8 @@ class JournalService(Service):
         for item in unwritten:
             if isinstance(item, Entry):
                 self._inbox_bytes += item.size
+            else:
+                self._burying_bytes += item.size
             if self._writer is not None:
                 self._writer.put(item)
 
@@ -441,10 +447,13 @@ class JournalService(Service):
             events=sum(failed.values()),
             reason=reason,
         )
-        letter = Letter(self._reactor.seconds(), reason, failed, record)
-        self.in_transit_events += sum(failed.values())
+        letter = LetterEntry(
+            Letter(self._reactor.seconds(), reason, failed, record), position, request
+        )
+        self.in_transit_events += letter.events
+        self._burying_bytes += letter.size
         assert self._writer is not None
-        self._writer.put(LetterEntry(letter, position, request))
+        self._writer.put(letter)
 
     def _wait(self, requests: int, events: int) -> None:
         self.waiting_requests += requests
@@ -474,8 +483,9 @@ class JournalService(Service):
             self._reactor.callLater(_RECOVER_AGAIN_SECONDS, self._recover)
 
     def _replay_until(self) -> int:
+        """The newest request that may come back; what comes back to be a dead letter takes time."""
         waits = self._recovered and self.waiting_requests and not self._pausing
-        return self._last_position if waits else -1
+        return self._last_position if waits and self._burying_bytes < _LETTERS_BYTES else -1
 
     def _came_back(self, came: Return) -> None:
         events = 0

@@ -67,12 +67,14 @@ class LetterEntry:
         letter: what is stored.
         position: of the request in the journal, or -1 where it is not there.
         request: the request in memory, which may still wait for its answer.
+        size: bytes of its wire form.
     """
 
-    __slots__ = ("letter", "position", "request")
+    __slots__ = ("letter", "position", "request", "size")
 
     def __init__(self, letter: Letter, position: int, request: Any) -> None:
         self.letter = letter
+        self.size = len(letter.record.wire)
         self.position = position
         self.request = request
 
@@ -227,7 +229,7 @@ class Writer:
                 delivered.append(item)
             elif isinstance(item, LetterEntry):
                 letters.append(item)
-                size += len(item.letter.record.wire)
+                size += item.size
             elif not item.settled:
                 entries.append(item)
                 size += item.size

@@ -59,6 +59,7 @@ _UNKNOWN_TOPIC = frozenset(
 )
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _LASTING = _UNKNOWN_TOPIC | _TOO_LARGE
+_STILL_MISSING = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
 _TOO_MANY_TOPICS = KafkaError(KafkaError._QUEUE_FULL, "too many new event types at once, retry")
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 _UNREACHABLE = frozenset({KafkaError._ALL_BROKERS_DOWN})
@@ -334,9 +335,10 @@ class KafkaPublisher:
         careful = self._closing.is_set()
         for event_type, payloads in request.by_type.items():
             topic = self._topic(delivery, event_type)
-            if topic is None:
-                delivery.errors += [(event_type, _TOO_MANY_TOPICS)] * len(payloads)
+            if isinstance(topic, KafkaError):
+                delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
+            left = len(payloads) + accepted + len(delivery.errors)
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             report = partial(delivery.report, event_type)
             for payload in payloads:
@@ -351,6 +353,10 @@ class KafkaPublisher:
                 error = self._produce_one(deadline, topic, payload, key, {}, report)
                 if error is None:
                     accepted += 1
+                elif error.code() in _UNKNOWN_TOPIC:
+                    left -= accepted + len(delivery.errors)
+                    delivery.errors += [(event_type, error)] * left
+                    break
                 else:
                     delivery.errors.append((event_type, error))
         delivery.handed_over(accepted)
@@ -359,7 +365,7 @@ class KafkaPublisher:
         """Hand over a request's events in their order, with keys and headers."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
-        known: dict[str, tuple[str | None, str | None]] = {}
+        known: dict[str, tuple[str | KafkaError, str | None]] = {}
         accepted = 0
         for index, event_type in enumerate(request.types):
             if event_type not in known:
@@ -368,8 +374,8 @@ class KafkaPublisher:
                     self._context.partition_key(request, event_type, _KEY_BYTES),
                 )
             topic, key = known[event_type]
-            if topic is None:
-                delivery.errors.append((event_type, _TOO_MANY_TOPICS))
+            if isinstance(topic, KafkaError):
+                delivery.errors.append((event_type, topic))
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
             report = partial(delivery.report_with, event_type, headers)
@@ -380,14 +386,18 @@ class KafkaPublisher:
                 accepted += 1
             else:
                 delivery.errors.append((event_type, error))
+                if error.code() in _UNKNOWN_TOPIC:
+                    known[event_type] = (error, key)
         delivery.handed_over(accepted)
 
-    def _topic(self, delivery: _Delivery, event_type: str) -> str | None:
-        """Where events of a type go; None where too many topics are tried already."""
+    def _topic(self, delivery: _Delivery, event_type: str) -> str | KafkaError:
+        """Where events of a type go, or why they cannot go there now."""
         topic = self._context.route(event_type)
         if topic not in self._trials.passed:
+            if self._trials.missing(topic):
+                return _STILL_MISSING
             if not self._trials.begin(topic):
-                return None
+                return _TOO_MANY_TOPICS
             delivery.tried.append(topic)
         return topic
 
@@ -420,7 +430,8 @@ class KafkaPublisher:
         self._metrics.count("kafka_messages_undelivered_total", 1, (topic, group, event_type))
         code = error.code()
         if code in _UNKNOWN_TOPIC:
-            self._trials.forget(topic)
+            if error is not _STILL_MISSING:
+                self._trials.miss(topic)
             labels = (topic, event_type, group)
             self._metrics.count("kafka_unknown_topic_failure_total", 1, labels)
         elif code in _TOO_LARGE:

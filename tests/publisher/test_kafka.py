@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.collector import CollectRequest
@@ -514,6 +515,42 @@ class NewTopicTests(KafkaTestCase):
         (outcome,) = self.publish(make_request("b", [("gone", b"2")]))
         self.check_failed(outcome, 1, 1)
         self.assertEqual(set(), self.publisher._trials.passed)
+
+    def check_missing(self, metadata: bool) -> None:
+        self.start(metadata=metadata)
+        clock = Clock()
+        self.patch(self.publisher, "_trials", Trials(missing_seconds=10, seconds=clock.seconds))
+        asked = 0
+        produce = self.producer.produce
+
+        def missing(topic: str, *args: Any, **more: Any) -> None:
+            nonlocal asked
+            if "missing" in topic:
+                asked += 1
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+            produce(topic, *args, **more)
+
+        self.patch(self.producer, "produce", missing)
+        events = [("there", b"1"), *[("missing", b"2")] * 5, ("there", b"3")]
+        for seconds in (0, 5, 5, 9):
+            clock.advance(seconds)
+            (outcome,) = self.publish(make_request("a", events))
+            self.check_failed(outcome, 5, 7, "topic clickstream-missing-log does not exist")
+            self.assertEqual({"missing": 5}, outcome.lasting)
+        # For each of the two requests that tried it: once, and once more in the careful way.
+        self.assertEqual(2 if metadata else 4, asked)
+        there = [topic for topic, _ in self.producer.accepted]
+        self.assertEqual(["clickstream-there-log"] * 8, there)
+        labels = ("clickstream-missing-log", "missing", "group")
+        self.assertEqual(20, self.metrics.total("kafka_unknown_topic_failure_total", labels))
+
+    def test_missing_topic(self) -> None:
+        """librdkafka is not asked for each event of a topic that does not exist."""
+        self.check_missing(metadata=False)
+
+    def test_missing_topic_with_metadata(self) -> None:
+        """Nor where events are handed over one by one."""
+        self.check_missing(metadata=True)
 
 
 class QueueFullTests(KafkaTestCase):

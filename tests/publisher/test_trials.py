@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.publisher.trials import Trials
@@ -11,7 +12,8 @@ class TrialsTests(SynchronousTestCase):
     """At most two topics are tried at once, and three remembered."""
 
     def setUp(self) -> None:
-        self.trials = Trials(most_passed=3, most_tried=2)
+        self.clock = Clock()
+        self.trials = Trials(3, 2, missing_seconds=10, seconds=self.clock.seconds)
 
     def test_passes(self) -> None:
         """A topic passes with the first event that it takes."""
@@ -40,13 +42,30 @@ class TrialsTests(SynchronousTestCase):
         self.assertFalse(self.trials.begin("d"))
         self.assertIn("a", self.trials.passed)
 
-    def test_forgotten(self) -> None:
-        """A topic that is gone has not passed any more."""
+    def test_missing(self) -> None:
+        """A topic that does not exist is known to be missing for a while."""
+        self.assertFalse(self.trials.missing("a"))
+        self.trials.miss("a")
+        self.clock.advance(9.9)
+        self.assertTrue(self.trials.missing("a"))
+        self.clock.advance(0.1)
+        self.assertFalse(self.trials.missing("a"))
+        self.trials.miss("a")
+        self.assertTrue(self.trials.missing("a"))
+
+    def test_gone(self) -> None:
+        """A topic that does not exist any more has not passed."""
         self.trials.begin("a")
         self.trials.end("a", took=True)
-        self.trials.forget("a")
-        self.trials.forget("never seen")
+        self.trials.miss("a")
         self.assertEqual(set(), self.trials.passed)
+        self.assertTrue(self.trials.missing("a"))
+
+    def test_missing_are_bounded(self) -> None:
+        """The newest of those that are missing are remembered."""
+        for topic in "abcade":
+            self.trials.miss(topic)
+        self.assertEqual(["a", "d", "e"], [one for one in "abcde" if self.trials.missing(one)])
 
     def test_bounded(self) -> None:
         """So many are remembered, the newest among them."""
