@@ -11,6 +11,7 @@ import struct
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import attrs
@@ -713,6 +714,7 @@ class FakeProducer:
         self.failures: dict[bytes, int] = {}
         self.held: set[bytes] = set()
         self.reachable = True
+        self.topics: set[str] = set()
         self.full_times = 0
 
     # For the test.
@@ -782,7 +784,7 @@ class FakeProducer:
     def list_topics(self, timeout: float) -> object:
         if not self.reachable:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-        return object()
+        return SimpleNamespace(topics=dict.fromkeys(self.topics))
 
     def _due(self) -> bool:
         return bool(self._purged) or any(value not in self.held for value, _ in self._queue)

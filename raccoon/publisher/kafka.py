@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from raccoon.publisher import PublisherContext
 from raccoon.publisher.delivery import Delivery, Group
 from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
-from raccoon.publisher.trials import Trials
+from raccoon.publisher.trials import Trials, Verdict
 from raccoon.publisher.turns import Turns
 
 _log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class KafkaPublisher:
         self._statistics = Statistics(context.metrics)
         keyed = context.settings.event.partition_key != "none"
         self._turns = Turns() if keyed else None
-        self._trials = Trials()
+        self._trials = Trials(self._list_topics)
         # By type `_produce` keeps the order only where each type has a topic of its own.
         each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
         self._hand_over = self._produce_each if each else self._produce
@@ -394,12 +394,19 @@ class KafkaPublisher:
         """Where events of a type go, or why they cannot go there now."""
         topic = self._context.route(event_type)
         if topic not in self._trials.passed:
-            if self._trials.missing(topic):
+            verdict = self._trials.begin(topic)
+            if verdict is Verdict.MISSING:
                 return _STILL_MISSING
-            if not self._trials.begin(topic):
+            if verdict is Verdict.LATER:
                 return _TOO_MANY_TOPICS
             delivery.tried.append(topic)
         return topic
+
+    def _list_topics(self) -> Collection[str] | None:
+        try:
+            return frozenset(self._producer.list_topics(timeout=_PROBE_TIMEOUT).topics)
+        except KafkaException:
+            return None
 
     def _produce_one(
         self,

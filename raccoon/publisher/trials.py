@@ -1,64 +1,97 @@
-"""Which topics take events, which are missing, and the few that are tried to find out."""
+"""Which topics take events, which do not exist, and the few that are tried to find out."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from enum import Enum, auto
 
 _REMEMBERED = 10_000
 _TRIED = 1000
+_MISSED = 2000
 _MISSING_SECONDS = 10.0
+
+
+class Verdict(Enum):
+    """What is to become of events for a topic that has not taken one yet.
+
+    Attributes:
+        TRY: hand them over; `end` follows.
+        MISSING: the topic does not exist.
+        LATER: too many others are tried.
+    """
+
+    TRY = auto()
+    MISSING = auto()
+    LATER = auto()
 
 
 class Trials:
     """Bounds what a client costs that sends to ever new topics.
 
-    librdkafka keeps each topic that it was given an event for, about 10 KB of memory, asks the
-    cluster for those that it does not know, all of them at once, and holds their events for
-    `topic.metadata.propagation.max.ms` before it says that a topic does not exist. Of the error
-    that it then raises at once for each event, confluent-kafka never frees some 200 bytes
-    (2.5 to 2.16).
+    librdkafka keeps each topic that it was given an event for, asks the cluster for those that it
+    does not know, all of them at once, and holds their events for
+    `topic.metadata.propagation.max.ms` before it says that a topic does not exist. Even then some
+    4 KB of it stay for as long as the producer. And of the error that it raises from then on for
+    each event, confluent-kafka never frees some 200 bytes (2.5 to 2.16).
+
+    So only some topics are tried at once, and when many were missing no more than those that are
+    in the cluster's own list.
 
     Attributes:
         passed: topics that have taken an event.
 
     Args:
-        remembered: how many of these, and of those that are missing; others are tried again.
+        list_topics: asks for all topics; blocks, and gives None where there is no answer.
+        remembered: how many that have passed are remembered, and of those that are missing.
         most_tried: topics that are tried at once.
-        missing_seconds: how long a topic is taken to be missing.
+        most_missed: topics that may turn out to be missing before the list is asked for.
+        missing_seconds: how long a topic is taken to be missing, and the list to be true.
         seconds: the clock.
     """
 
     def __init__(
         self,
+        list_topics: Callable[[], Collection[str] | None],
+        *,
         remembered: int = _REMEMBERED,
         most_tried: int = _TRIED,
+        most_missed: int = _MISSED,
         missing_seconds: float = _MISSING_SECONDS,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._list_topics = list_topics
         self._remembered = remembered
         self._most_tried = most_tried
+        self._most_missed = most_missed
         self._missing_seconds = missing_seconds
         self._seconds = seconds
         self._tried: dict[str, int] = {}
         self._missing_until: dict[str, float] = {}
+        self._missed = 0
+        self._listed: Collection[str] | None = None
+        self._list_again = 0.0
         self._lock = threading.Lock()
+        self._listing = threading.Lock()
         self.passed: set[str] = set()
 
-    def missing(self, topic: str) -> bool:
-        """Whether a topic was found missing a short while ago."""
-        until = self._missing_until.get(topic)
-        return until is not None and self._seconds() < until
-
-    def begin(self, topic: str) -> bool:
-        """Try a topic that has not passed; False where too many are tried. `end` follows."""
+    def begin(self, topic: str) -> Verdict:
+        """What is to become of a request's events for a topic that has not passed."""
+        if self._seconds() < self._missing_until.get(topic, 0):
+            return Verdict.MISSING
+        if self._missed >= self._most_missed:
+            listed = self._list()
+            if listed is None:
+                return Verdict.LATER
+            if topic not in listed:
+                return Verdict.MISSING
         with self._lock:
             requests = self._tried.get(topic, 0)
             if not requests and len(self._tried) >= self._most_tried:
-                return False
+                return Verdict.LATER
             self._tried[topic] = requests + 1
-            return True
+            return Verdict.TRY
 
     def end(self, topic: str, took: bool) -> None:
         """A trial is over: the topic took an event, or did not."""
@@ -75,7 +108,17 @@ class Trials:
         """A topic does not exist, or not any more."""
         with self._lock:
             self.passed.discard(topic)
-            self._missing_until.pop(topic, None)
+            if self._missing_until.pop(topic, None) is None:
+                self._missed += 1
             if len(self._missing_until) >= self._remembered:
                 del self._missing_until[next(iter(self._missing_until))]
             self._missing_until[topic] = self._seconds() + self._missing_seconds
+
+    def _list(self) -> Collection[str] | None:
+        """The topics that there are; None where the cluster has not said so yet."""
+        with self._listing:
+            if self._seconds() >= self._list_again:
+                # Without an answer the one before is the best that is known.
+                self._listed = self._list_topics() or self._listed
+                self._list_again = self._seconds() + self._missing_seconds
+            return self._listed

@@ -479,7 +479,7 @@ class NewTopicTests(KafkaTestCase):
     def check(self, metadata: bool) -> None:
         self.patch(kafka, "PATIENCE", 0.05)
         self.start(metadata=metadata)
-        self.patch(self.publisher, "_trials", Trials(most_tried=2))
+        self.patch(self.publisher, "_trials", Trials(lambda: None, most_tried=2))
         self.producer.held.add(b"held")
         held = make_request("a", [("one", b"held"), ("two", b"held")])
         late, mixed = self.publisher.publish(
@@ -516,10 +516,29 @@ class NewTopicTests(KafkaTestCase):
         self.check_failed(outcome, 1, 1)
         self.assertEqual(set(), self.publisher._trials.passed)
 
+    def test_many_were_missing(self) -> None:
+        """When many topics were missing the cluster is asked which there are."""
+        for reachable in (True, False):
+            self.start(reachable=reachable)
+            self.patch(
+                self.publisher, "_trials", Trials(self.publisher._list_topics, most_missed=1)
+            )
+            self.producer.topics.add("clickstream-there-log")
+            self.producer.failures[b"2"] = KafkaError.UNKNOWN_TOPIC_OR_PART
+            self.check_failed(*self.publish(make_request("a", [("gone", b"2")])), 1, 1)
+            request = make_request("b", [("there", b"1"), ("other", b"1")])
+            (outcome,) = self.publish(request)
+            if reachable:
+                self.check_failed(outcome, 1, 2, "topic clickstream-other-log does not exist")
+                self.assertEqual({"other": 1}, outcome.lasting)
+            else:
+                self.check_failed(outcome, 2, 2, "too many new event types at once, retry")
+
     def check_missing(self, metadata: bool) -> None:
         self.start(metadata=metadata)
         clock = Clock()
-        self.patch(self.publisher, "_trials", Trials(missing_seconds=10, seconds=clock.seconds))
+        trials = Trials(lambda: None, missing_seconds=10, seconds=clock.seconds)
+        self.patch(self.publisher, "_trials", trials)
         asked = 0
         produce = self.producer.produce
 
