@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import apsw
+from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.logger import Logger
+
+from raccoon.interfaces import IMetrics
 from raccoon.journal.deadletters import FILE, DeadLetters, Letter
+from raccoon.journal.record import Record
 from raccoon.journal.segment import SUFFIX, Segment
-from raccoon.journal.store import Found, Store
+from raccoon.journal.store import Found, InUseError, JournalError, Store
+from raccoon.journal.writer import Entry
+from raccoon.logs import Throttle
 
 _PART = "worker-"
 _AT_ONCE = 500
@@ -95,3 +104,89 @@ class Adoption:
     def close(self) -> None:
         """Remove what was taken, and give the directory back."""
         self._store.close()
+
+
+class Adopter:
+    """Takes over journals that no process has any more, a piece at a time.
+
+    Args:
+        left_parts: finds them.
+        adoption: makes an Adoption of a directory.
+        in_keeper: calls in the keeper's thread.
+        put: has an entry written.
+        add_letters: stores dead letters; in the keeper's thread.
+        may: whether this is a time to adopt.
+        metrics: counts.
+        seconds: the clock.
+    """
+
+    _logger = Logger()
+
+    def __init__(
+        self,
+        left_parts: Callable[[], Sequence[Path]],
+        adoption: Callable[[Path], Adoption],
+        in_keeper: Callable[..., Deferred[Any]],
+        put: Callable[[Entry], None],
+        add_letters: Callable[[Sequence[Letter]], None],
+        may: Callable[[], bool],
+        metrics: IMetrics,
+        seconds: Callable[[], float],
+    ) -> None:
+        self._left_parts = left_parts
+        self._adoption = adoption
+        self._in_keeper = in_keeper
+        self._put = put
+        self._add_letters = add_letters
+        self._may = may
+        self._metrics = metrics
+        self._throttle = Throttle(self._logger, seconds)
+        self._adopting = False
+
+    @inlineCallbacks
+    def adopt(self) -> Any:
+        """Take over all that there is; nothing where that is under way."""
+        if self._adopting or not self._may():
+            return
+        self._adopting = True
+        try:
+            for directory in (yield self._in_keeper(self._left_parts)):
+                adoption = self._adoption(directory)
+                try:
+                    yield self._in_keeper(adoption.open)
+                    yield self._take_over(adoption)
+                except InUseError:
+                    pass  # its process has not ended yet
+                finally:
+                    yield self._in_keeper(adoption.close)
+        except (JournalError, apsw.Error, OSError) as error:
+            self._throttle.warn("a part of the journal is not adopted: {reason}", reason=str(error))
+        finally:
+            self._adopting = False
+
+    @inlineCallbacks
+    def _take_over(self, adoption: Adoption) -> Any:
+        events = 0
+        while (found := (yield self._in_keeper(adoption.next))) and self._may():
+            came = sum(record.events for _, record in found)
+            events += came
+            self._metrics.count("journal_recovered_events_total", came)
+            yield DeferredList([self._put_and_wait(record) for _, record in found])
+            yield self._in_keeper(adoption.taken, [position for position, _ in found])
+        letters = yield self._in_keeper(adoption.letters)
+        if letters:
+            yield self._in_keeper(self._add_letters, letters)
+        yield self._in_keeper(adoption.letters_taken)
+        self._logger.info(
+            "{events} waiting events and {letters} dead letters of {directory} were adopted",
+            events=events,
+            letters=len(letters),
+            directory=str(adoption.directory),
+        )
+
+    def _put_and_wait(self, record: Record) -> Deferred[None]:
+        stored: Deferred[None] = Deferred()
+        entry = Entry(record, None)
+        entry.stored = lambda: stored.callback(None)
+        self._put(entry)
+        return stored

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import apsw
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, inlineCallbacks
+from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,13 +21,12 @@ from raccoon.collector import CollectRequest
 from raccoon.config import JournalSettings
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IDeserializer, IJournal, IMetrics, IPublisher
-from raccoon.journal import segment as files
-from raccoon.journal.adoption import Adoption
+from raccoon.journal.adoption import Adopter, Adoption
+from raccoon.journal.damage import Damage
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.record import JSON, PROTOBUF, Record
 from raccoon.journal.replay import Replay, Return
-from raccoon.journal.segment import Segment
-from raccoon.journal.store import Found, InUseError, JournalError, Recovered, Store
+from raccoon.journal.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
 from raccoon.proto.raccoon_pb2 import SendEventRequest
@@ -84,10 +84,19 @@ class JournalService(Service):
         self._publisher = publisher
         self._metrics = metrics
         self.directory = directory
-        self._left_parts = left_parts
-        self._adopting = False
-        self._segment_bytes = min(settings.segment_bytes, settings.max_bytes // _SEGMENTS_AT_LEAST)
-        self._store = Store(directory, self._segment_bytes, self._damaged)
+        self._resident: set[int] = set()
+        self._damage = Damage(
+            reactor,
+            self._in_keeper,
+            self._keeper_failed,
+            self._put,
+            self._resident,
+            lambda: self._recovered,
+            self._wait,
+            metrics,
+        )
+        segment_bytes = min(settings.segment_bytes, settings.max_bytes // _SEGMENTS_AT_LEAST)
+        self._store = Store(directory, segment_bytes, self._damage.found)
         self._delay = settings.commit_delay_ms / 1000
         self._writer: Writer | None = None
         self._letters: DeadLetters | None = None
@@ -99,7 +108,6 @@ class JournalService(Service):
         self._inbox_bytes = self._burying_bytes = 0
         self._broken = ""
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
-        self._resident: set[int] = set()
         self._replay = Replay(
             self._store,
             {JSON: json, PROTOBUF: protobuf},
@@ -110,6 +118,16 @@ class JournalService(Service):
             self._replay_until,
             self._came_back,
             self._keeper_failed,
+        )
+        self._adopter = Adopter(
+            left_parts,
+            partial(Adoption, segment_bytes=segment_bytes, damaged=self._damage.found_elsewhere),
+            self._in_keeper,
+            self._put,
+            self._add_letters,
+            self._may_adopt,
+            metrics,
+            reactor.seconds,
         )
         self._replayed_events = 0
         self._last_position = -1
@@ -168,12 +186,13 @@ class JournalService(Service):
             (self._replay.pump, _PUMP_SECONDS),
             (self._tidy, _TIDY_SECONDS),
             (self._replay_letters, _LETTERS_SECONDS),
-            (self._adopt, _ADOPT_SECONDS),
+            (self._adopter.adopt, _ADOPT_SECONDS),
         ):
             loop = LoopingCall(call)
             loop.clock = self._reactor
-            loop.start(seconds, now=call is self._adopt)
+            loop.start(seconds, now=False)
             self._loops.append(loop)
+        self._adopter.adopt()
 
     def pause(self) -> None:
         """Bring nothing more back; what is on its way goes on."""
@@ -185,6 +204,7 @@ class JournalService(Service):
         for loop in self._loops:
             loop.stop()
         self._loops = []
+        self._damage.stop()
         if self._keeper is None or self._writer is None:
             return 0
         yield self._in_keeper(self._writer.stop)
@@ -568,116 +588,12 @@ class JournalService(Service):
         self._size = requests + self._letters_size
         self._metrics.gauge("journal_dead_letters_current", letters)
 
-    @inlineCallbacks
-    def _adopt(self) -> Any:
-        """Take over journals that no process has any more, a piece at a time."""
-        if self._adopting or self._broken or self._pausing:
-            return
-        self._adopting = True
-        try:
-            for directory in (yield self._in_keeper(self._left_parts)):
-                adoption = Adoption(directory, self._segment_bytes, self._damaged_elsewhere)
-                try:
-                    yield self._in_keeper(adoption.open)
-                    yield self._take_over(adoption)
-                except InUseError:
-                    pass  # its process has not ended yet
-                finally:
-                    yield self._in_keeper(adoption.close)
-        except (JournalError, apsw.Error, OSError) as error:
-            self._throttle.warn("a part of the journal is not adopted: {reason}", reason=str(error))
-        finally:
-            self._adopting = False
+    def _may_adopt(self) -> bool:
+        return not self._broken and not self._pausing
 
-    @inlineCallbacks
-    def _take_over(self, adoption: Adoption) -> Any:
-        events = 0
-        while (found := (yield self._in_keeper(adoption.next))) and not self._pausing:
-            came = sum(record.events for _, record in found)
-            events += came
-            self._metrics.count("journal_recovered_events_total", came)
-            yield DeferredList([self._put_and_wait(record) for _, record in found])
-            yield self._in_keeper(adoption.taken, [position for position, _ in found])
-        letters = yield self._in_keeper(adoption.letters)
-        if letters and self._letters is not None:
-            yield self._in_keeper(self._letters.add, letters)
-        yield self._in_keeper(adoption.letters_taken)
-        self._logger.info(
-            "{events} waiting events and {letters} dead letters of {directory} were adopted",
-            events=events,
-            letters=len(letters),
-            directory=str(adoption.directory),
-        )
-
-    def _put_and_wait(self, record: Record) -> Deferred[None]:
-        stored: Deferred[None] = Deferred()
-        entry = Entry(record, None)
-        entry.stored = lambda: stored.callback(None)
-        self._put(entry)
-        return stored
-
-    def _damaged(self, segment: Segment, why: str, saved: list[Found]) -> None:
-        """In the keeper's thread: a segment is not what was written."""
-        self._reactor.callFromThread(self._save, segment, why, saved)
-
-    def _damaged_elsewhere(self, segment: Segment, why: str, saved: list[Found]) -> None:
-        """Likewise, of a journal that is adopted: its positions are not ours."""
-        self._reactor.callFromThread(self._save, segment, why, saved, False)
-
-    def _save(self, segment: Segment, why: str, saved: list[Found], ours: bool = True) -> None:
-        """Write again what could be read of a damaged segment, and only then set it aside."""
-        if ours:
-            saved = [
-                (position, record)
-                for position, record in saved
-                if position not in self._resident and not segment.is_done(files.place(position)[1])
-            ]
-        events = sum(record.events for _, record in saved)
-        if ours and self._recovered:
-            waiting = [
-                segment.events[index]
-                for index in segment.waiting()
-                if files.position(segment.number, index) not in self._resident
-            ]
-            self._wait(-len(waiting), -sum(waiting))
-            self._metrics.count("journal_lost_events_total", max(sum(waiting) - events, 0))
-        else:
-            self._metrics.count("journal_recovered_events_total", events)
-        left = len(saved)
-
-        def stored() -> None:
-            nonlocal left
-            left -= 1
-            if left <= 0:
-                self._set_aside(segment, why, len(saved), ours)
-
-        for _, record in saved:
-            entry = Entry(record, None)
-            entry.stored = stored
-            self._put(entry)
-        if not saved:
-            stored()
-
-    def _set_aside(self, segment: Segment, why: str, saved: int, ours: bool) -> None:
-        """At once, or when its last request on the way has ended: a kill would lose that."""
-        if self._keeper is None:
-            return
-        if ours and any(files.place(one)[0] == segment.number for one in self._resident):
-            if self._loops:
-                self._reactor.callLater(_TIDY_SECONDS, self._set_aside, segment, why, saved, ours)
-            return
-        setting = self._in_keeper(segment.set_aside)
-        setting.addCallbacks(self._was_set_aside, self._keeper_failed, (why, saved))
-
-    def _was_set_aside(self, path: Path, why: str, saved: int) -> None:
-        self._metrics.count("journal_segments_damaged_total", 1)
-        self._logger.error(
-            "a part of the journal is damaged and was set aside as {path}: {why};"
-            " {saved} requests in it could be read and are delivered",
-            path=str(path),
-            why=why,
-            saved=saved,
-        )
+    def _add_letters(self, letters: Sequence[Letter]) -> None:
+        assert self._letters is not None
+        self._letters.add(letters)
 
     def _in_keeper(self, call: Callable[..., Any], *args: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()

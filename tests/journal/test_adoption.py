@@ -128,7 +128,7 @@ class ServiceTests(JournalCase):
 
     def start(self, ack: int = 2, *, queue: int = 100, **journal: Any) -> None:
         super().start(ack, queue=queue, **journal)
-        self.journal._left_parts = partial(left_parts, self.directory, 1, 0)
+        self.journal._adopter._left_parts = partial(left_parts, self.directory, 1, 0)
         self.turn()
 
     def leave(self, name: str, *guids: str) -> Path:
@@ -184,7 +184,7 @@ class ServiceTests(JournalCase):
             self.collect(guid)  # at the same positions
         self.commit()
         self.turn()
-        self.journal._left_parts = partial(left_parts, self.directory, 1, 0)
+        self.journal._adopter._left_parts = partial(left_parts, self.directory, 1, 0)
         self.turn(6)
         for _ in range(5):
             self.commit()
