@@ -14,13 +14,13 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from raccoon.collector import CollectRequest
 from raccoon.config import load
 from raccoon.deserialization import Batch
 from raccoon.identification import Identifier
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.kinesis import KinesisPublisher
+from raccoon.request import CollectRequest
 from tests.engines.kinesis import KinesisServer
 
 _PER_REQUEST = 10

@@ -12,8 +12,8 @@ from zope.interface import Attribute, Interface
 from raccoon.errors import PublishError
 
 if TYPE_CHECKING:
-    from raccoon.collector import CollectRequest
     from raccoon.deserialization import Batch
+    from raccoon.request import CollectRequest
     from raccoon.serialization import Response
 
 # What became of one request: None, every event is confirmed; an error; or not known yet.

@@ -20,12 +20,13 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from raccoon.collector import Collector, CollectRequest
+from raccoon.collector import Collector
 from raccoon.config import WorkerSettings
 from raccoon.errors import PublishError
 from raccoon.interfaces import ILingeringPublisher, IMetrics, IPublisher, Outcome
 from raccoon.logs import Throttle
 from raccoon.metrics.names import METRICS
+from raccoon.request import CollectRequest
 
 _NAMES = frozenset(metric.name for metric in METRICS)
 

@@ -24,13 +24,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.config import Settings
 from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector
 from raccoon.proto.raccoon_pb2 import SendEventRequest, SendEventResponse
+from raccoon.request import CollectRequest
 from raccoon.serialization import JsonSerializer, ProtobufSerializer
 from raccoon.service.rest.cors import CorsPolicy
 from raccoon.service.rest.resource import Codec, RestResource

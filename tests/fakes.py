@@ -9,11 +9,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.request import CollectRequest
 
 
 def make_request(

@@ -29,7 +29,7 @@ FLOORS = (
         "proto",
         "__init__",
     },
-    {"collector", "serialization", "deserialization", "metrics"},
+    {"collector", "request", "serialization", "deserialization", "metrics"},
     {"service", "worker", "publisher", "health", "journal"},
     {"app"},
     {"workers"},

@@ -9,10 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from raccoon.collector import Collector, CollectRequest, RequestQueue, failure_value
+from raccoon.collector import Collector, RequestQueue, failure_value
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal
+from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 
 FAILED = PublishError(1, 1, ["no broker"])

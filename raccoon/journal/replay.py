@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from raccoon.collector import CollectRequest
 from raccoon.errors import BadRequestError
 from raccoon.identification import Identifier
 from raccoon.interfaces import IDeserializer, IPublisher
 from raccoon.journal.record import Record
 from raccoon.journal.store import Store
 from raccoon.journal.writer import Entry
+from raccoon.request import CollectRequest
 
 # On their way at once, and as much again as a commit holds; twice as many, out of the processor's
 # cache, are slower.

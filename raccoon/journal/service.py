@@ -17,7 +17,6 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.config import JournalSettings
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IDeserializer, IJournal, IMetrics, IPublisher
@@ -30,6 +29,7 @@ from raccoon.journal.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
 from raccoon.proto.raccoon_pb2 import SendEventRequest
+from raccoon.request import CollectRequest
 
 _PUMP_SECONDS = 0.02
 _TIDY_SECONDS = 0.5

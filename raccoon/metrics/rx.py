@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raccoon.collector import CollectRequest
 from raccoon.interfaces import IMetrics
+from raccoon.request import CollectRequest
 
 
 def count_request(metrics: IMetrics, request: CollectRequest) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from raccoon.collector import CollectRequest
 from raccoon.config import Settings
 from raccoon.interfaces import IMetrics
+from raccoon.request import CollectRequest
 
 
 class PublisherContext(NamedTuple):

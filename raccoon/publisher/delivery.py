@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError
 from raccoon.interfaces import Outcome
 from raccoon.publisher import PublisherContext
+from raccoon.request import CollectRequest
 
 
 class Failure(NamedTuple):

@@ -14,7 +14,6 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import ILingeringPublisher, IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
@@ -23,6 +22,7 @@ from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
 from raccoon.publisher.trials import Trials, Verdict
 from raccoon.publisher.turns import Turns
+from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
 

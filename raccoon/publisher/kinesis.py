@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 from zope.interface import alsoProvides, implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, IPublisher, Outcome
 from raccoon.publisher import PublisherContext
@@ -39,6 +38,7 @@ from raccoon.publisher.outbox import Outbox, Record
 from raccoon.publisher.room import Room
 from raccoon.publisher.threads import DaemonThreads
 from raccoon.publisher.turns import Turns
+from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.interfaces import IPublisher
 from raccoon.payload import show
 from raccoon.publisher import PublisherContext
+from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
 

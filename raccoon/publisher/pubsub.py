@@ -15,7 +15,6 @@ from typing import Any
 from grpc import StatusCode
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest
 from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
@@ -32,6 +31,7 @@ from raccoon.publisher.pubsub_client import (
 )
 from raccoon.publisher.room import Room
 from raccoon.publisher.turns import Turns
+from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
-from raccoon.collector import CollectRequest
 from raccoon.interfaces import IOrderedPublisher, IPublisher, Outcome
+from raccoon.request import CollectRequest
 
 
 class PublisherService(Service):

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from raccoon.collector import Collector, CollectRequest
+from raccoon.collector import Collector
 from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
@@ -15,6 +15,7 @@ from raccoon.journal import service
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.service import JournalService
 from raccoon.journal.writer import Writer
+from raccoon.request import CollectRequest
 from raccoon.worker import WorkerService
 from tests.edge_fakes import NOW, json_body, make_settings, protobuf_body, publish_failed
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock

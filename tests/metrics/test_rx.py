@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.collector import CollectRequest
 from raccoon.metrics.registry import Metrics
 from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 
 

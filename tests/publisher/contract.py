@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from raccoon.collector import CollectRequest
 from raccoon.config import load
 from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, IPublisher
 from raccoon.publisher import PublisherContext
+from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 from tests.integration.waiting import wait_until
 

@@ -15,12 +15,12 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.collector import CollectRequest
 from raccoon.config import KafkaSettings, Settings
 from raccoon.errors import PublishError, StartError
 from raccoon.publisher import PublisherContext, kafka
 from raccoon.publisher.kafka import KafkaPublisher
 from raccoon.publisher.trials import Trials
+from raccoon.request import CollectRequest
 from tests.edge_fakes import FakeProducer
 from tests.fakes import FakeMetrics, make_request
 

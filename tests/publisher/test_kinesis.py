@@ -17,13 +17,13 @@ from botocore.exceptions import EndpointConnectionError
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from raccoon.collector import CollectRequest
 from raccoon.config import KinesisSettings, Settings
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import IOrderedPublisher, IPublisher
 from raccoon.publisher import PublisherContext, kinesis
 from raccoon.publisher.kinesis import KinesisPublisher
 from raccoon.publisher.kinesis_client import KinesisClient
+from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 from tests.publisher.kinesis_fakes import WAIT, FakeKinesis, refusal
 

@@ -15,12 +15,12 @@ from google.api_core import exceptions as gcp
 from google.auth.exceptions import DefaultCredentialsError
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.collector import CollectRequest
 from raccoon.config import load
 from raccoon.errors import PublishError, StartError
 from raccoon.publisher import PublisherContext, pubsub, pubsub_client
 from raccoon.publisher.pubsub import PubSubPublisher
 from raccoon.publisher.pubsub_client import PubSubClient
+from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 
 WAIT = 20  # seconds that no test should ever wait

@@ -12,13 +12,14 @@ import grpc
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from raccoon.collector import CollectRequest, failure_value
+from raccoon.collector import failure_value
 from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification, Identifier
 from raccoon.interfaces import ICollector, IMetrics
 from raccoon.logs import Throttle
 from raccoon.metrics.rx import count_rejected, count_request
 from raccoon.proto import stream_pb2
+from raccoon.request import CollectRequest
 from raccoon.serialization import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,

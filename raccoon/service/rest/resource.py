@@ -13,13 +13,14 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
-from raccoon.collector import CollectRequest, failure_value
+from raccoon.collector import failure_value
 from raccoon.config import LimitSettings
 from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
 from raccoon.logs import Throttle
 from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.request import CollectRequest
 from raccoon.serialization import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,

@@ -16,9 +16,9 @@ import grpc
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.collector import CollectRequest
 from raccoon.deserialization import Batch, ProtobufDeserializer
 from raccoon.identification import Identification
+from raccoon.request import CollectRequest
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc import stream_handlers
 from raccoon.service.grpc.inbox import Inbox

@@ -15,11 +15,12 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.collector import CollectRequest, failure_value
+from raccoon.collector import failure_value
 from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded, PublishError
 from raccoon.identification import Identifier
 from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.request import CollectRequest
 from raccoon.serialization import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,

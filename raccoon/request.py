@@ -1,0 +1,93 @@
+"""One batch of events on its way, as every part of the service hands it on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, TYPE_OVERHEAD
+from raccoon.deserialization import Batch
+from raccoon.errors import PublishError
+from raccoon.identification import Identifier
+
+
+class CollectRequest:
+    """One batch of events as it came from a client.
+
+    Attributes:
+        identifier: the client.
+        guid: the client's req_guid.
+        sent_time: Unix seconds by the client's clock, or None.
+        types: each event's type, in order.
+        payloads: each event's bytes, in order.
+        by_type: each type that occurs, with the bytes of its events, in order.
+        received_at: Unix seconds when it was read.
+        queued_at: Unix seconds when it was admitted.
+        published_at: Unix seconds when it was published; None before.
+        payload_bytes: of all its events.
+        size: bytes of memory it is charged with.
+        wire: the request's bytes as they came, until the journal has them; or None.
+        is_json: whether they are JSON; else they are protobuf.
+        entry: what the journal knows of it, or None.
+        on_failed: called with the PublishError if the request is not delivered, whatever the
+            acknowledgement level answered.
+    """
+
+    __slots__ = (
+        "acknowledged",
+        "by_type",
+        "entry",
+        "guid",
+        "identifier",
+        "is_json",
+        "on_failed",
+        "payload_bytes",
+        "payloads",
+        "published_at",
+        "queued_at",
+        "received_at",
+        "sent_time",
+        "size",
+        "types",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        identifier: Identifier,
+        batch: Batch,
+        received_at: float,
+        on_failed: Callable[[PublishError], None] | None = None,
+        wire: bytes | None = None,
+        is_json: bool = False,
+    ) -> None:
+        self.identifier = identifier
+        self.guid, self.sent_time, self.types, self.payloads = batch
+        self.by_type = _by_type(self.types, self.payloads)
+        self.received_at = received_at
+        self.queued_at = received_at
+        self.published_at: float | None = None
+        self.payload_bytes = sum(map(len, self.payloads))
+        self.size = (
+            REQUEST_OVERHEAD
+            + EVENT_OVERHEAD * len(self.types)
+            + TYPE_OVERHEAD * len(self.by_type)
+            + self.payload_bytes
+        )
+        self.on_failed = on_failed
+        self.acknowledged: Deferred[None] | None = None
+        self.wire = wire
+        self.is_json = is_json
+        self.entry: Any = None
+
+
+def _by_type(types: list[str], payloads: list[bytes]) -> dict[str, list[bytes]]:
+    # Most requests have events of one type.
+    if types and types.count(types[0]) == len(types):
+        return {types[0]: payloads}
+    found: dict[str, list[bytes]] = {}
+    for event_type, payload in zip(types, payloads, strict=True):
+        found.setdefault(event_type, []).append(payload)
+    return found
