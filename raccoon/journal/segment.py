@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import os
+import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -26,6 +27,10 @@ _BUSY_MS = 5000
 _PAGE_BYTES = 16_384
 # A file that was made to the end takes more, its log included.
 _UNMADE_BYTES = 5 * _PAGE_BYTES
+
+# Of SQLite's log; of a frame in it: how many pages the file has after the commit that it ends.
+_LOG_HEAD_BYTES = 32
+_FRAME_HEAD = struct.Struct(">4xI16x")
 
 # What else can go wrong, such as no file descriptor being free, passes.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
@@ -154,7 +159,8 @@ class Segment:
     def load(self) -> Delivered:
         """Read a closed file, and what it says of deliveries.
 
-        An unsealed file is read whole, and sealed.
+        An unsealed file is read whole, and sealed. A commit at the end of its log that is damaged
+        cannot be told from one that was not finished.
 
         Raises:
             DamagedError: its bytes are not those that were written.
@@ -162,7 +168,9 @@ class Segment:
             OSError: likewise.
         """
         unsealed = not self._sum_path.exists()
-        if not unsealed:
+        if unsealed:
+            self._check_log()
+        else:
             self.verify()
         # A process that was killed while it sealed leaves a change to be rolled back.
         delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
@@ -318,6 +326,47 @@ class Segment:
         connection = apsw.Connection(str(self.path), flags=flags)
         connection.set_busy_timeout(_BUSY_MS)
         return connection
+
+    def _check_log(self) -> None:
+        """SQLite ends reading at the first frame of the log that is not what was written.
+
+        That may be the commit that was being written, but no more come behind it.
+        """
+        commits = self._logged_commits()
+        if not commits:
+            return
+        connection = self._open(apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            try:
+                connection.pragma("schema_version")  # opens the log
+                good, _ = connection.wal_checkpoint()
+            finally:
+                connection.close()
+        except _DAMAGE as error:
+            raise DamagedError(str(error)) from error
+        lost = sum(frame > good for frame in commits)
+        if lost > 1:
+            raise DamagedError(f"its log cannot be read past {len(commits) - lost} commits")
+
+    def _logged_commits(self) -> list[int]:
+        """The frames of the log that end a commit, from 1; a log is not used a second time here.
+
+        The form of the log: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
+        """
+        commits: list[int] = []
+        if not self._wal_path.exists():
+            return commits
+        with open(self._wal_path, "rb") as log:
+            log.seek(_LOG_HEAD_BYTES)
+            frame = 0
+            while len(head := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
+                frame += 1
+                [pages_after_commit] = _FRAME_HEAD.unpack(head)
+                if pages_after_commit:
+                    commits.append(frame)
+                log.seek(_PAGE_BYTES, os.SEEK_CUR)
+        return commits
 
     def _check_records(self) -> None:
         expected = 0

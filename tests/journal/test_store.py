@@ -387,6 +387,36 @@ class DamageTests(StoreCase):
         """Each is found, costs at most its segment, and what can be read of that is saved."""
         self.assertIn(f"{FLIPS} bit flips", check_bit_flips(self, FLIPS))
 
+    def test_bit_flips_in_the_log(self) -> None:
+        """In the log of a file that was being written they are found, but for its last commit."""
+        source = random.Random(2)
+        store = self.open()
+        written = [make_record(f"{number}", 4000) for number in range(12)]
+        for record in written:
+            store.write(stored([record]), [])
+        self.crash(store)
+        [log] = self.directory.glob("*.journal-wal")
+        whole = {path: path.read_bytes() for path in self.directory.glob("0*")}
+        for _ in range(60):
+            bit = source.randrange(len(whole[log]) * 8)
+            flipped = bytearray(whole[log])
+            flipped[bit >> 3] ^= 1 << (bit & 7)
+            log.write_bytes(flipped)
+            self.damage.clear()
+            store = self.open()
+            store.recover()
+            left = self.waiting(store)
+            for _, _, saved in self.damage:
+                left += [record for _, record in saved]
+            self.assertEqual(written[: len(left)], left)
+            if len(left) < len(written) - 1:
+                self.assertEqual(1, len(self.damage), f"bit {bit} was not found")
+            self.crash(store)
+            for path in self.directory.glob("0*"):
+                path.unlink()
+            for path, text in whole.items():
+                path.write_bytes(text)
+
     def test_while_running(self) -> None:
         """A segment that is found damaged while it is read is set aside; the others are read."""
         store = self.open()
