@@ -10,7 +10,8 @@ from enum import Enum, auto
 _REMEMBERED = 10_000
 _TRIED = 1000
 _MISSED = 2000
-_MISSING_SECONDS = 10.0
+_MISSING_SECONDS = 1.0
+_LIST_SECONDS = 5.0
 
 
 class Verdict(Enum):
@@ -46,8 +47,9 @@ class Trials:
         list_topics: asks for all topics; blocks, and gives None where there is no answer.
         remembered: how many that have passed are remembered, and of those that are missing.
         most_tried: topics that are tried at once.
-        most_missed: topics that may turn out to be missing before the list is asked for.
-        missing_seconds: how long a topic is taken to be missing, and the list to be true.
+        most_missed: how often a topic may turn out to be missing before the list is asked for.
+        missing_seconds: how long a topic is taken to be missing.
+        list_seconds: how long the list is taken to be true.
         seconds: the clock.
     """
 
@@ -59,6 +61,7 @@ class Trials:
         most_tried: int = _TRIED,
         most_missed: int = _MISSED,
         missing_seconds: float = _MISSING_SECONDS,
+        list_seconds: float = _LIST_SECONDS,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._list_topics = list_topics
@@ -66,6 +69,7 @@ class Trials:
         self._most_tried = most_tried
         self._most_missed = most_missed
         self._missing_seconds = missing_seconds
+        self._list_seconds = list_seconds
         self._seconds = seconds
         self._tried: dict[str, int] = {}
         self._missing_until: dict[str, float] = {}
@@ -108,8 +112,8 @@ class Trials:
         """A topic does not exist, or not any more."""
         with self._lock:
             self.passed.discard(topic)
-            if self._missing_until.pop(topic, None) is None:
-                self._missed += 1
+            self._missed += 1
+            self._missing_until.pop(topic, None)
             if len(self._missing_until) >= self._remembered:
                 del self._missing_until[next(iter(self._missing_until))]
             self._missing_until[topic] = self._seconds() + self._missing_seconds
@@ -120,5 +124,5 @@ class Trials:
             if self._seconds() >= self._list_again:
                 # Without an answer the one before is the best that is known.
                 self._listed = self._list_topics() or self._listed
-                self._list_again = self._seconds() + self._missing_seconds
+                self._list_again = self._seconds() + self._list_seconds
             return self._listed

@@ -21,6 +21,7 @@ class TrialsTests(SynchronousTestCase):
             most_tried=2,
             most_missed=4,
             missing_seconds=10,
+            list_seconds=20,
             seconds=self.clock.seconds,
         )
 
@@ -94,18 +95,18 @@ class TrialsTests(SynchronousTestCase):
             self.trials.miss(topic)
             self.trials.end(topic, took=False)
         self.begin("e", Verdict.LATER)
-        self.clock.advance(10)
+        self.clock.advance(20)
         self.listed = ["e", "f"]
         self.begin("e")
         self.begin("g", Verdict.MISSING)
         self.assertEqual(2, self.lists)
         self.listed = None
-        self.clock.advance(10)
+        self.clock.advance(20)
         self.begin("f")
         self.begin("g", Verdict.MISSING)
         self.listed = ["g"]
         self.trials.end("e", took=True)
-        self.clock.advance(10)
+        self.clock.advance(20)
         self.begin("g")
         self.begin("h", Verdict.MISSING)
         self.assertEqual(4, self.lists)
