@@ -74,6 +74,8 @@ class Adoption:
         """
         self._store.open()
         self._store.recover()
+        if self._store.unread:
+            raise JournalError(f"{self.directory}: a file of it cannot be read now")
         self._store.carry()
 
     def next(self) -> list[Found]:
@@ -167,7 +169,9 @@ class Adopter:
     @inlineCallbacks
     def _take_over(self, adoption: Adoption) -> Any:
         events = 0
-        while (found := (yield self._in_keeper(adoption.next))) and self._may():
+        while found := (yield self._in_keeper(adoption.next)):
+            if not self._may():
+                return
             came = sum(record.events for _, record in found)
             events += came
             self._metrics.count("journal_recovered_events_total", came)

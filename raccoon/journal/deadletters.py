@@ -42,7 +42,7 @@ _TO_REPLAY = f"SELECT {_COLUMNS} FROM letters WHERE replay = 1 ORDER BY id LIMIT
 _MARK = f"UPDATE letters SET replay = 1 {_CHOSEN}"
 _REMOVE = f"DELETE FROM letters {_CHOSEN}"
 _NEXT = "SELECT id FROM letters WHERE id > ? AND id <= ? ORDER BY id LIMIT ?"
-# As much is changed at once: the log on disk takes as much again until it is over.
+# So many letters are changed at once: what they take is in the file's log again until it is over.
 _PIECE = 1000
 _PAGE_BYTES = 16_384
 _LOG_PAGES = 256
@@ -85,10 +85,12 @@ class DeadLetters:
     @property
     def _connection(self) -> apsw.Connection:
         if self._opened is None:
+            new = not self._path.exists()
             connection = apsw.Connection(str(self._path))
             connection.set_busy_timeout(_BUSY_MS)
-            connection.pragma("page_size", _PAGE_BYTES)
-            connection.pragma("auto_vacuum", "full")  # so that what is purged frees the disk
+            if new:
+                connection.pragma("page_size", _PAGE_BYTES)
+                connection.pragma("auto_vacuum", "full")  # so that what is purged frees the disk
             connection.pragma("journal_mode", "wal")
             connection.pragma("synchronous", "FULL")
             connection.pragma("wal_autocheckpoint", _LOG_PAGES)
@@ -100,7 +102,8 @@ class DeadLetters:
     def set_aside_if_damaged(self) -> Path | None:
         """Keep a file that is no database under another name; gives that, or None."""
         try:
-            self.count()
+            # By the index alone no page of a letter would be read.
+            self._connection.execute("SELECT count(*) FROM letters NOT INDEXED")
         except (apsw.CorruptError, apsw.NotADBError):
             self.close()
             aside = self._path.with_name(f"{FILE}.{time.time_ns()}.damaged")
@@ -137,9 +140,11 @@ class DeadLetters:
 
     def size(self) -> int:
         """Bytes on disk, but for some MB in the file's log."""
-        pages = self._connection.pragma("page_count") * self._connection.pragma("page_size")
-        assert isinstance(pages, int)
-        return pages
+        pragma = self._connection.pragma
+        # In files of the first form free pages stay.
+        size = (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
+        assert isinstance(size, int)
+        return size
 
     def count(self) -> tuple[int, int]:
         """How many letters there are, and how many of them are to be sent again."""
@@ -172,8 +177,9 @@ class DeadLetters:
     def remove(self, ids: Sequence[int] = ()) -> int:
         """Delete letters; those of `ids`, or all. Gives how many."""
         removed = self._change(_REMOVE, ids)
-        # The file is cut when its log is written back; where others read it, that is later.
-        self._connection.wal_checkpoint()
+        # The file is cut when its log is written back; where others use it, that is later.
+        with suppress(apsw.Error):
+            self._connection.wal_checkpoint()
         return removed
 
     def close(self) -> None:

@@ -69,6 +69,18 @@ class Delivered(NamedTuple):
     carried: list[tuple[int, bytes]]
 
 
+class LogDamagedError(DamagedError):
+    """A part of a segment's log cannot be read.
+
+    Attributes:
+        delivered: what the rest of the file says.
+    """
+
+    def __init__(self, why: str, delivered: Delivered) -> None:
+        super().__init__(why)
+        self.delivered = delivered
+
+
 class Segment:
     """What is known of a file of the journal.
 
@@ -92,6 +104,7 @@ class Segment:
         self.closed = False
         self.sealed = False
         self.done = bytearray()
+        self._log_frames = 0
         self.events = array.array("I")
 
     @property
@@ -159,22 +172,28 @@ class Segment:
     def load(self) -> Delivered:
         """Read a closed file, and what it says of deliveries.
 
-        An unsealed file is read whole, and sealed. A commit at the end of its log that is damaged
-        cannot be told from one that was not finished.
+        An unsealed file is read whole, and sealed. SQLite ends reading its log at the first frame
+        that is not what was written. That may be a commit that was not finished; two of them show
+        that the log is damaged.
 
         Raises:
+            LogDamagedError: what lies behind a place in its log cannot be read.
             DamagedError: its bytes are not those that were written.
             apsw.Error: it cannot be read now.
             OSError: likewise.
         """
         unsealed = not self._sum_path.exists()
-        if unsealed:
-            self._check_log()
-        else:
+        commits = self._logged_commits() if unsealed else []
+        if not unsealed:
             self.verify()
         # A process that was killed while it sealed leaves a change to be rolled back.
         delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
         if unsealed:
+            unread = sum(frame > self._log_frames for frame in commits)
+            if unread > 1:
+                raise LogDamagedError(
+                    f"its log cannot be read past {len(commits) - unread} commits", delivered
+                )
             if self.total:
                 self._check_records()
             # Where somebody reads it or the disk is full, it stays as it is for now.
@@ -196,7 +215,11 @@ class Segment:
         try:
             connection = self._open(flags)
             try:
-                if self.size <= _UNMADE_BYTES and not connection.pragma("schema_version"):
+                # What cannot be read of the log is kept for whoever looks into it.
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+                made = connection.pragma("schema_version")
+                self._log_frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+                if self.size <= _UNMADE_BYTES and not made:
                     return Delivered([], [])  # it ended while it was made
                 self.events = self._load_events(connection)
                 delivered = Delivered(
@@ -227,6 +250,8 @@ class Segment:
             file.write(_digest(self.path))
             file.flush()
             os.fsync(file.fileno())
+        # Before the checksum has its name: a log that came back would belong to a sealed file.
+        _sync_directory(self.path.parent)
         temporary.rename(self._sum_path)
         _sync_directory(self.path.parent)
         self.size = self.path.stat().st_size
@@ -326,28 +351,6 @@ class Segment:
         connection = apsw.Connection(str(self.path), flags=flags)
         connection.set_busy_timeout(_BUSY_MS)
         return connection
-
-    def _check_log(self) -> None:
-        """SQLite ends reading at the first frame of the log that is not what was written.
-
-        That may be the commit that was being written, but no more come behind it.
-        """
-        commits = self._logged_commits()
-        if not commits:
-            return
-        connection = self._open(apsw.SQLITE_OPEN_READWRITE)
-        try:
-            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            try:
-                connection.pragma("schema_version")  # opens the log
-                good, _ = connection.wal_checkpoint()
-            finally:
-                connection.close()
-        except _DAMAGE as error:
-            raise DamagedError(str(error)) from error
-        lost = sum(frame > good for frame in commits)
-        if lost > 1:
-            raise DamagedError(f"its log cannot be read past {len(commits) - lost} commits")
 
     def _logged_commits(self) -> list[int]:
         """The frames of the log that end a commit, from 1; a log is not used a second time here.
@@ -467,11 +470,12 @@ def make_directory(directory: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    missing = [path for path in directory.parents if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    for path in (directory, *missing):
-        with suppress(PermissionError):  # who may write to a directory may not have to read it
-            _sync_directory(path.parent)
+    # All of them: a process may have been killed when it had made them. Some cannot be synced: a
+    # directory that may not be read, or one of a read-only file system.
+    for path in directory.absolute().parents:
+        with suppress(OSError):
+            _sync_directory(path)
 
 
 def _digest(path: Path) -> str:

@@ -503,7 +503,7 @@ class JournalService(Service):
             self._reactor.callLater(_RECOVER_AGAIN_SECONDS, self._recover)
 
     def _replay_until(self) -> int:
-        """The newest request that may come back; what comes back to be a dead letter takes time."""
+        """The newest request that may come back, or -1; none does while many letters wait."""
         waits = self._recovered and self.waiting_requests and not self._pausing
         return self._last_position if waits and self._burying_bytes < _LETTERS_BYTES else -1
 

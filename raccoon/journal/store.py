@@ -19,7 +19,7 @@ from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD
 from raccoon.errors import RaccoonError
 from raccoon.journal import segment as files
 from raccoon.journal.record import DamagedError, Record
-from raccoon.journal.segment import Delivered, Segment
+from raccoon.journal.segment import Delivered, LogDamagedError, Segment
 
 _logger = Logger()
 
@@ -90,6 +90,7 @@ class Store:
         self._connection: apsw.Connection | None = None
         self._next_number = 1
         self._carried = False
+        self._wrote = False  # to the newest segment
 
     @property
     def size(self) -> int:
@@ -116,8 +117,11 @@ class Store:
             os.close(self._lock_file)
             self._lock_file = -1
             raise InUseError(f"{self.directory}: another process uses this journal")
-        files.remove_orphans(self.directory)
-        numbers = files.segment_numbers(self.directory)
+        try:
+            files.remove_orphans(self.directory)
+            numbers = files.segment_numbers(self.directory)
+        except OSError as error:
+            raise JournalError(f"{self.directory}: {error.strerror}") from error
         self._next_number = max(numbers, default=0) + 1
         self._unread = [
             segment
@@ -145,6 +149,8 @@ class Store:
                 loaded.append(segment)
             except DamagedError as error:
                 broken.append((segment, str(error)))
+                if isinstance(error, LogDamagedError):
+                    self._said.append(error.delivered)
             except (apsw.Error, OSError) as error:
                 _warn_unreadable(segment, error)
                 unread.append(segment)
@@ -184,6 +190,7 @@ class Store:
             if self._active.size >= self._segment_bytes:
                 self._begin()
             segment, connection = self._active, self._connection
+            self._wrote = True
             files.insert(connection, segment.total, records, runs)
             first = files.position(segment.number, segment.total)
             segment.events.extend([count for _, count in records])
@@ -281,7 +288,13 @@ class Store:
 
     def close(self) -> None:
         """Give the directory back."""
+        active = self._active
         self._abandon()
+        if active is not None and not self._carried and not self._wrote:
+            # All that it says is in the others, too.
+            active.remove()
+            with self._lock:
+                del self._segments[active.number]
         self._tidy(self._carried)
         if self._lock_file >= 0:
             os.close(self._lock_file)
@@ -329,6 +342,7 @@ class Store:
             raise
         self._active, self._connection = segment, connection
         self._carried = knows_all
+        self._wrote = False
         with self._lock:
             self._segments[segment.number] = segment
 

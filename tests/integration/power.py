@@ -2,7 +2,7 @@
 
 POSIX promises of a file what was written before an fsync of it, and of a name what was done before
 an fsync of its directory. Of all else anything may be there: here each sector of a write, and each
-truncation, is or is not, and of what was done to a directory the first so many steps are.
+truncation and each change of a name is or is not.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class _File:
 
     def __init__(self, synced: bytes = b"") -> None:
         self.synced = synced
+        self.syncs = 0  # how many changes there were before those that follow
         self.changes: list[tuple[int, bytes | None]] = []  # None: cut off at this offset
         self.size = len(synced)
 
@@ -97,10 +98,12 @@ class _File:
         self.changes.append((size, None))
         self.size = size
 
-    def sync(self, count: int) -> None:
-        """The first so many changes are on disk."""
+    def sync(self, upto: int) -> None:
+        """All but what came after so many changes is on disk."""
+        count = max(upto - self.syncs, 0)
         self.synced = self._changed(self.changes[:count])
         del self.changes[:count]
+        self.syncs += count
 
     def content(self) -> bytes:
         """As the process sees it."""
@@ -142,6 +145,7 @@ class _Directory:
 
     def __init__(self) -> None:
         self.synced: dict[str, _File | _Directory] = {}
+        self.syncs = 0
         self.names: dict[str, _File | _Directory] = {}
         self.changes: list[dict[str, _File | _Directory | None]] = []  # None: removed
 
@@ -149,19 +153,21 @@ class _Directory:
         self.changes.append(names)
         self.names = _renamed(self.names, names)
 
-    def sync(self, count: int) -> None:
-        """The first so many changes are on disk."""
-        self.synced = self._changed(count)
+    def sync(self, upto: int) -> None:
+        """All but what came after so many changes is on disk."""
+        count = max(upto - self.syncs, 0)
+        for change in self.changes[:count]:
+            self.synced = _renamed(self.synced, change)
         del self.changes[:count]
+        self.syncs += count
 
     def left(self, source: Random | None) -> dict[str, _File | _Directory]:
         """After a power failure; without a source nothing unsynced is left."""
-        return self._changed(source.randint(0, len(self.changes)) if source else 0)
-
-    def _changed(self, count: int) -> dict[str, _File | _Directory]:
         names = self.synced
-        for change in self.changes[:count]:
-            names = _renamed(names, change)
+        likely = source.choice((0.1, 0.5, 0.9, 1.0)) if source else 0
+        for change in self.changes:
+            if source and source.random() < likely:
+                names = _renamed(names, change)
         return names
 
 
@@ -232,7 +238,7 @@ class Disk:
         if call.name == "close":
             del self._open[number]
         elif call.name in ("fsync", "fdatasync"):
-            self._syncing[number] = (node, len(node.changes))
+            self._syncing[number] = (node, node.syncs + len(node.changes))
         elif isinstance(node, _File):
             if call.name == "ftruncate":
                 node.truncate(int(call.arguments[1]))
@@ -248,9 +254,9 @@ class Disk:
             self._programs += 1
             assert self._programs == 1, "another program runs"
         elif call.name in ("fsync", "fdatasync"):
-            node, count = self._syncing.pop(int(call.arguments[0]), (None, 0))
+            node, upto = self._syncing.pop(int(call.arguments[0]), (None, 0))
             if node is not None:
-                node.sync(count)
+                node.sync(upto)
         elif call.name in ("openat", "unlink", "rename", "mkdir"):
             path = self._root / call.path
             if not path.is_relative_to(self._root):

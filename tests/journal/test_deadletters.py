@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import apsw
+
 from raccoon.journal import deadletters
 from raccoon.journal.deadletters import DeadLetters, Letter
 from tests.journal.fakes import DirectoryCase, make_record
@@ -79,6 +81,38 @@ class DeadLettersTests(DirectoryCase):
         self.assertEqual((13, 8), other.count())
         self.assertEqual(13, self.letters.remove())
         self.assertEqual({"new"}, {letter.record.client for _, letter in other.all()})
+
+    def test_file_of_the_first_form(self) -> None:
+        """Free pages of a file that was made before they were given back do not count."""
+        connection = apsw.Connection(str(self.directory / deadletters.FILE))
+        connection.pragma("journal_mode", "wal")
+        connection.execute(deadletters._SCHEMA)
+        connection.close()
+        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 1000)
+        self.assertGreater(self.letters.size(), 5_000_000)
+        self.letters.remove()
+        self.assertLess(self.letters.size(), 100_000)
+
+    def test_opening_changes_nothing(self) -> None:
+        """Opening a file that is there writes nothing."""
+        self.letters.add([make_letter("a")])
+        log = self.directory / (deadletters.FILE + "-wal")
+        before = log.stat().st_size
+        self.assertEqual((1, 0), self.open().count())
+        self.assertEqual(before, log.stat().st_size)
+
+    def test_damage_in_a_letter(self) -> None:
+        """A file is looked through for damage, not its index alone."""
+        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 100)
+        self.letters.close()
+        path = self.directory / deadletters.FILE
+        content = bytearray(path.read_bytes())
+        content[20 * 16_384 : 21 * 16_384] = b"x" * 16_384
+        path.write_bytes(content)
+        aside = self.letters.set_aside_if_damaged()
+        assert aside is not None
+        self.assertTrue(aside.exists())
+        self.assertEqual((0, 0), self.letters.count())
 
     def test_disk_is_given_back(self) -> None:
         """The file is as small as what is in it once letters are removed."""

@@ -417,6 +417,40 @@ class DamageTests(StoreCase):
             for path, text in whole.items():
                 path.write_bytes(text)
 
+    def test_log_that_notes_deliveries(self) -> None:
+        """What a damaged log still says of deliveries is known of other segments."""
+        store = self.open()
+        old = [make_record(f"old{number}", 1_100_000 // 8) for number in range(8)]
+        first = store.write(stored(old), [])
+        for number in range(7):
+            store.write(stored([make_record(f"{number}", 40_000)]), [first + number])
+        self.crash(store)
+        [log] = self.directory.glob("0000000002.journal-wal")
+        content = bytearray(log.read_bytes())
+        content[-100_000] ^= 1  # in the last but one or two
+        log.write_bytes(content)
+        store = self.open()
+        store.recover()
+        [(_, why, saved)] = self.damage
+        self.assertIn("log", why)
+        self.assertIn(len(saved), range(4, 7))
+        self.assertEqual(8 - len(saved), len(self.waiting(store)))
+
+    def test_no_room_to_check_a_log(self) -> None:
+        """A log is read where there is no room to write it back."""
+        store = self.open()
+        store.write(stored([make_record("a")]), [])
+        self.crash(store)
+
+        def full(*_: object, **__: object) -> None:
+            raise apsw.FullError("database or disk is full")
+
+        self.patch(Segment, "seal", full)
+        size = (self.directory / "0000000001.journal").stat().st_size
+        store = self.open()
+        self.assertEqual(1, store.recover().requests)
+        self.assertEqual(size, (self.directory / "0000000001.journal").stat().st_size)
+
     def test_while_running(self) -> None:
         """A segment that is found damaged while it is read is set aside; the others are read."""
         store = self.open()
