@@ -333,29 +333,28 @@ class KafkaPublisher:
         accepted = 0
         # The careful way waits for room, and takes nothing once the publisher closes.
         careful = self._closing.is_set()
+        topics = self._topics(delivery)
         for event_type, payloads in request.by_type.items():
-            topic = self._topic(delivery, event_type)
+            topic = topics[event_type]
             if isinstance(topic, KafkaError):
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
-            left = len(payloads) + accepted + len(delivery.errors)
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             report = partial(delivery.report, event_type)
-            for payload in payloads:
+            for index, payload in enumerate(payloads):
                 if not careful:
                     try:
                         # By position: names would take half as long again.
                         self._producer.produce(topic, payload, key, -1, report)
                         accepted += 1
                         continue
-                    except (BufferError, KafkaException):
+                    except (BufferError, KafkaException, ValueError):
                         careful = True
                 error = self._produce_one(deadline, topic, payload, key, {}, report)
                 if error is None:
                     accepted += 1
                 elif error.code() in _UNKNOWN_TOPIC:
-                    left -= accepted + len(delivery.errors)
-                    delivery.errors += [(event_type, error)] * left
+                    delivery.errors += [(event_type, error)] * (len(payloads) - index)
                     break
                 else:
                     delivery.errors.append((event_type, error))
@@ -365,15 +364,14 @@ class KafkaPublisher:
         """Hand over a request's events in their order, with keys and headers."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
-        known: dict[str, tuple[str | KafkaError, str | None]] = {}
+        topics = self._topics(delivery)
+        keys = {
+            event_type: self._context.partition_key(request, event_type, _KEY_BYTES)
+            for event_type in topics
+        }
         accepted = 0
         for index, event_type in enumerate(request.types):
-            if event_type not in known:
-                known[event_type] = (
-                    self._topic(delivery, event_type),
-                    self._context.partition_key(request, event_type, _KEY_BYTES),
-                )
-            topic, key = known[event_type]
+            topic, key = topics[event_type], keys[event_type]
             if isinstance(topic, KafkaError):
                 delivery.errors.append((event_type, topic))
                 continue
@@ -387,20 +385,28 @@ class KafkaPublisher:
             else:
                 delivery.errors.append((event_type, error))
                 if error.code() in _UNKNOWN_TOPIC:
-                    known[event_type] = (error, key)
+                    topics[event_type] = error
         delivery.handed_over(accepted)
 
-    def _topic(self, delivery: _Delivery, event_type: str) -> str | KafkaError:
-        """Where events of a type go, or why they cannot go there now."""
-        topic = self._context.route(event_type)
-        if topic not in self._trials.passed:
+    def _topics(self, delivery: _Delivery) -> dict[str, str | KafkaError]:
+        """Where the events of each type go, or why they cannot go there.
+
+        Where one type has to wait all do: what is sent again is the whole request.
+        """
+        topics: dict[str, str | KafkaError] = {}
+        for event_type in delivery.request.by_type:
+            topic = self._context.route(event_type)
+            topics[event_type] = topic
+            if topic in self._trials.passed:
+                continue
             verdict = self._trials.begin(topic)
-            if verdict is Verdict.MISSING:
-                return _STILL_MISSING
-            if verdict is Verdict.LATER:
-                return _TOO_MANY_TOPICS
-            delivery.tried.append(topic)
-        return topic
+            if verdict is Verdict.TRY:
+                delivery.tried.append(topic)
+            elif verdict is Verdict.MISSING:
+                topics[event_type] = _STILL_MISSING
+            else:
+                return dict.fromkeys(delivery.request.by_type, _TOO_MANY_TOPICS)
+        return topics
 
     def _list_topics(self) -> Collection[str] | None:
         try:
@@ -428,6 +434,8 @@ class KafkaPublisher:
             except KafkaException as error:
                 refusal: KafkaError = error.args[0]
                 return refusal
+            except ValueError:  # a zero byte in the name
+                return KafkaError(KafkaError.TOPIC_EXCEPTION)
             else:
                 return None
         return KafkaError(KafkaError._PURGE_QUEUE)

@@ -9,7 +9,8 @@ from enum import Enum, auto
 
 _REMEMBERED = 10_000
 _TRIED = 1000
-_MISSED = 2000
+_MISSED = 1000
+_FORGIVEN_SECONDS = 24 * 3600.0
 _MISSING_SECONDS = 1.0
 _LIST_SECONDS = 5.0
 
@@ -37,8 +38,8 @@ class Trials:
     4 KB of it stay for as long as the producer. And of the error that it raises from then on for
     each event, confluent-kafka never frees some 200 bytes (2.5 to 2.16).
 
-    So only some topics are tried at once, and when many were missing no more than those that are
-    in the cluster's own list.
+    So no more than some topics are tried at once, and when many trials have failed none for a day,
+    but for those that are in the cluster's own list.
 
     Attributes:
         passed: topics that have taken an event.
@@ -74,6 +75,7 @@ class Trials:
         self._tried: dict[str, int] = {}
         self._missing_until: dict[str, float] = {}
         self._missed = 0
+        self._forgiven_at = 0.0
         self._listed: Collection[str] | None = None
         self._list_again = 0.0
         self._lock = threading.Lock()
@@ -84,18 +86,16 @@ class Trials:
         """What is to become of a request's events for a topic that has not passed."""
         if self._seconds() < self._missing_until.get(topic, 0):
             return Verdict.MISSING
-        if self._missed >= self._most_missed:
-            listed = self._list()
-            if listed is None:
-                return Verdict.LATER
-            if topic not in listed:
-                return Verdict.MISSING
+        many_missed = self._many_missed()
         with self._lock:
-            requests = self._tried.get(topic, 0)
-            if not requests and len(self._tried) >= self._most_tried:
-                return Verdict.LATER
-            self._tried[topic] = requests + 1
-            return Verdict.TRY
+            many_tried = topic not in self._tried and len(self._tried) >= self._most_tried
+            if not many_missed and not many_tried:
+                return self._try(topic)
+        listed = self._list()
+        if listed is not None and topic in listed:
+            with self._lock:
+                return self._try(topic)
+        return Verdict.MISSING if many_missed and listed is not None else Verdict.LATER
 
     def end(self, topic: str, took: bool) -> None:
         """A trial is over: the topic took an event, or did not."""
@@ -113,16 +113,27 @@ class Trials:
         with self._lock:
             self.passed.discard(topic)
             self._missed += 1
+            if self._missed == self._most_missed:
+                self._forgiven_at = self._seconds() + _FORGIVEN_SECONDS
             self._missing_until.pop(topic, None)
             if len(self._missing_until) >= self._remembered:
                 del self._missing_until[next(iter(self._missing_until))]
             self._missing_until[topic] = self._seconds() + self._missing_seconds
 
+    def _try(self, topic: str) -> Verdict:
+        self._tried[topic] = self._tried.get(topic, 0) + 1
+        return Verdict.TRY
+
+    def _many_missed(self) -> bool:
+        with self._lock:
+            if self._missed >= self._most_missed and self._seconds() >= self._forgiven_at:
+                self._missed = 0
+            return self._missed >= self._most_missed
+
     def _list(self) -> Collection[str] | None:
-        """The topics that there are; None where the cluster has not said so yet."""
+        """The topics that there are; None where the cluster does not say so."""
         with self._listing:
             if self._seconds() >= self._list_again:
-                # Without an answer the one before is the best that is known.
-                self._listed = self._list_topics() or self._listed
+                self._listed = self._list_topics()
                 self._list_again = self._seconds() + self._list_seconds
             return self._listed

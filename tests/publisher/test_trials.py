@@ -102,14 +102,36 @@ class TrialsTests(SynchronousTestCase):
         self.assertEqual(2, self.lists)
         self.listed = None
         self.clock.advance(20)
-        self.begin("f")
-        self.begin("g", Verdict.MISSING)
+        for topic in "fg":
+            self.begin(topic, Verdict.LATER)
         self.listed = ["g"]
         self.trials.end("e", took=True)
         self.clock.advance(20)
         self.begin("g")
         self.begin("h", Verdict.MISSING)
         self.assertEqual(4, self.lists)
+        self.listed = []
+        self.clock.advance(20)
+        self.begin("h", Verdict.MISSING)
+        self.trials.end("g", took=True)
+        self.clock.advance(24 * 3600)
+        self.begin("h")
+        self.assertEqual(5, self.lists)
+
+    def test_many_that_there_are(self) -> None:
+        """Topics of the cluster's list are tried, however many."""
+        for topic in "ab":
+            self.begin(topic)
+        self.begin("c", Verdict.LATER)
+        self.listed = [*"cdefg"]
+        self.clock.advance(20)
+        for topic in "ccdefg":
+            self.begin(topic)
+        self.begin("h", Verdict.LATER)
+        for topic in "abccdefg":
+            self.trials.end(topic, took=False)
+        for topic in "xy":
+            self.begin(topic)
 
     def test_bounded(self) -> None:
         """So many are remembered, the newest among them."""
