@@ -77,7 +77,7 @@ def traced(trace: Path) -> Iterator[Call]:
             call = begun.pop(thread)
             assert call.name == name, line[:200]
             yield call._replace(result=int(result))
-        elif not line.endswith(("+++", "---", "= ?")):  # the process has ended
+        elif not line.endswith(("+++", "---", "= ?", "???( <unfinished ...>")):  # it was killed
             raise AssertionError(f"strace said {line[:200]!r}")
 
 

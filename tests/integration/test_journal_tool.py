@@ -182,8 +182,12 @@ class JournalToolTests(SharedCase):
         load.stop()
         self.assertGreater(runs, 3)
         self.assertEqual(daemon.stop(), 0, daemon.log())
-        found = Counter(value for _, value in self.broker.read(["load"]))
+        # Where the machine was slow the stop has left some for the next start.
+        there = {value for _, value in self.broker.read(["load"])}
+        there.update(self.payloads(self.export(daemon, "--waiting")))
         self.assertGreater(len(load.acknowledged), 1000)
-        self.assertEqual([payload for payload in load.acknowledged if not found[payload]], [])
+        lost = [payload for payload in load.acknowledged if payload not in there]
+        self.assertEqual([], lost[:5], f"{len(lost)} lost; {daemon.log()[-3000:]}")
+        self.assertEqual([], self.letters(daemon))
         for trouble in ("damaged", "keeper failed", "Traceback"):
             self.assertNotIn(trouble, daemon.log())
