@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from enum import Enum, auto
+from typing import NamedTuple
 
 _REMEMBERED = 10_000
 _TRIED = 1000
 _MISSED = 1000
+_TIMES = 3
 _FORGIVEN_SECONDS = 24 * 3600.0
 _MISSING_SECONDS = 1.0
 _LIST_SECONDS = 5.0
@@ -29,6 +31,14 @@ class Verdict(Enum):
     LATER = auto()
 
 
+class _Missing(NamedTuple):
+    until: float
+    times: int
+
+
+_NEVER_MISSING = _Missing(0, 0)
+
+
 class Trials:
     """Bounds what a client costs that sends to ever new topics.
 
@@ -38,8 +48,8 @@ class Trials:
     4 KB of it stay for as long as the producer. And of the error that it raises from then on for
     each event, confluent-kafka never frees some 200 bytes (2.5 to 2.16).
 
-    So no more than some topics are tried at once, and when many trials have failed none for a day,
-    but for those that are in the cluster's own list.
+    So no more than some topics are tried at once, a topic that was missing several times only when
+    it is in the cluster's own list, and when many topics were missing all others, too, for a day.
 
     Attributes:
         passed: topics that have taken an event.
@@ -48,7 +58,7 @@ class Trials:
         list_topics: asks for all topics; blocks, and gives None where there is no answer.
         remembered: how many that have passed are remembered, and of those that are missing.
         most_tried: topics that are tried at once.
-        most_missed: how often a topic may turn out to be missing before the list is asked for.
+        most_missed: topics that may turn out to be missing before the list is asked for others.
         missing_seconds: how long a topic is taken to be missing.
         list_seconds: how long the list is taken to be true.
         seconds: the clock.
@@ -73,7 +83,7 @@ class Trials:
         self._list_seconds = list_seconds
         self._seconds = seconds
         self._tried: dict[str, int] = {}
-        self._missing_until: dict[str, float] = {}
+        self._missing: dict[str, _Missing] = {}
         self._missed = 0
         self._forgiven_at = 0.0
         self._listed: Collection[str] | None = None
@@ -84,9 +94,10 @@ class Trials:
 
     def begin(self, topic: str) -> Verdict:
         """What is to become of a request's events for a topic that has not passed."""
-        if self._seconds() < self._missing_until.get(topic, 0):
+        missing = self._missing.get(topic, _NEVER_MISSING)
+        if self._seconds() < missing.until:
             return Verdict.MISSING
-        many_missed = self._many_missed()
+        many_missed = missing.times >= _TIMES or self._many_missed()
         with self._lock:
             many_tried = topic not in self._tried and len(self._tried) >= self._most_tried
             if not many_missed and not many_tried:
@@ -104,6 +115,7 @@ class Trials:
             if not self._tried[topic]:
                 del self._tried[topic]
             if took:
+                self._missing.pop(topic, None)
                 if len(self.passed) >= self._remembered:
                     self.passed.pop()
                 self.passed.add(topic)
@@ -112,13 +124,17 @@ class Trials:
         """A topic does not exist, or not any more."""
         with self._lock:
             self.passed.discard(topic)
-            self._missed += 1
-            if self._missed == self._most_missed:
-                self._forgiven_at = self._seconds() + _FORGIVEN_SECONDS
-            self._missing_until.pop(topic, None)
-            if len(self._missing_until) >= self._remembered:
-                del self._missing_until[next(iter(self._missing_until))]
-            self._missing_until[topic] = self._seconds() + self._missing_seconds
+            before = self._missing.pop(topic, _NEVER_MISSING)
+            now = self._seconds()
+            if not before.times:
+                self._missed += 1
+                if self._missed == self._most_missed:
+                    self._forgiven_at = now + _FORGIVEN_SECONDS
+            # Of one trial many events may tell.
+            times = before.times + (now >= before.until)
+            if len(self._missing) >= self._remembered:
+                del self._missing[next(iter(self._missing))]
+            self._missing[topic] = _Missing(now + self._missing_seconds, times)
 
     def _try(self, topic: str) -> Verdict:
         self._tried[topic] = self._tried.get(topic, 0) + 1

@@ -64,11 +64,24 @@ class TrialsTests(SynchronousTestCase):
         """A topic that does not exist is known to be missing for a while."""
         for _ in range(3):
             self.begin("a")
-            self.trials.miss("a")
+            for _ in range(10):  # events of the request
+                self.trials.miss("a")
             self.trials.end("a", took=False)
             self.clock.advance(9.9)
             self.begin("a", Verdict.MISSING)
             self.clock.advance(0.1)
+        self.begin("a", Verdict.LATER)
+        self.clock.advance(20)
+        self.listed = ["b"]
+        self.begin("a", Verdict.MISSING)
+        self.begin("new")
+        self.clock.advance(20)
+        self.listed = ["a", "b"]
+        self.begin("a")
+        self.trials.end("a", took=True)
+        self.trials.miss("a")
+        self.clock.advance(10)
+        self.begin("a")
 
     def test_gone(self) -> None:
         """A topic that does not exist any more has not passed."""
