@@ -183,8 +183,9 @@ class Segment:
             OSError: likewise.
         """
         unsealed = not self._sum_path.exists()
-        commits = self._logged_commits() if unsealed else []
-        if not unsealed:
+        if unsealed:
+            commits = self._logged_commits()
+        else:
             self.verify()
         # A process that was killed while it sealed leaves a change to be rolled back.
         delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
@@ -217,7 +218,7 @@ class Segment:
             try:
                 # What cannot be read of the log is kept for whoever looks into it.
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                made = connection.pragma("schema_version")
+                made = connection.pragma("schema_version")  # opens the log, too
                 self._log_frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
                 if self.size <= _UNMADE_BYTES and not made:
                     return Delivered([], [])  # it ended while it was made
@@ -457,10 +458,15 @@ def segment_numbers(directory: Path) -> list[int]:
     )
 
 
-def remove_orphans(directory: Path) -> None:
-    """Delete what belongs to segments that were being removed when their process was killed."""
-    numbers = {int(path.name[:10]) for path in directory.iterdir() if path.name[:10].isdigit()}
-    for number in numbers.difference(segment_numbers(directory)):
+def remove_orphans(directory: Path, numbers: Iterable[int]) -> None:
+    """Delete what belongs to segments that were being removed when their process was killed.
+
+    Args:
+        directory: of the journal.
+        numbers: of the segments that are there.
+    """
+    named = {int(path.name[:10]) for path in directory.iterdir() if path.name[:10].isdigit()}
+    for number in named.difference(numbers):
         Segment(directory, number).remove_companions()
 
 

@@ -111,15 +111,12 @@ class Store:
         try:
             files.make_directory(self.directory)
             self._lock_file = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise JournalError(f"{self.directory}: {error.strerror}") from error
-        if not _locked(self._lock_file):
-            os.close(self._lock_file)
-            self._lock_file = -1
-            raise InUseError(f"{self.directory}: another process uses this journal")
-        try:
-            files.remove_orphans(self.directory)
+            if not _locked(self._lock_file):
+                os.close(self._lock_file)
+                self._lock_file = -1
+                raise InUseError(f"{self.directory}: another process uses this journal")
             numbers = files.segment_numbers(self.directory)
+            files.remove_orphans(self.directory, numbers)
         except OSError as error:
             raise JournalError(f"{self.directory}: {error.strerror}") from error
         self._next_number = max(numbers, default=0) + 1

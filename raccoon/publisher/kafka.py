@@ -408,12 +408,6 @@ class KafkaPublisher:
                 return dict.fromkeys(delivery.request.by_type, _TOO_MANY_TOPICS)
         return topics
 
-    def _list_topics(self) -> Collection[str] | None:
-        try:
-            return frozenset(self._producer.list_topics(timeout=_PROBE_TIMEOUT).topics)
-        except KafkaException:
-            return None
-
     def _produce_one(
         self,
         deadline: float,
@@ -482,14 +476,18 @@ class KafkaPublisher:
                 self._probe()
                 next_probe = time.monotonic() + _PROBE_EVERY
 
-    def _probe(self) -> None:
+    def _list_topics(self) -> Collection[str] | None:
+        """The cluster's topics; None where it does not answer."""
         try:
-            self._producer.list_topics(timeout=_PROBE_TIMEOUT)
+            return frozenset(self._producer.list_topics(timeout=_PROBE_TIMEOUT).topics)
         except KafkaException:
+            return None
+
+    def _probe(self) -> None:
+        answers = self._list_topics() is not None
+        if not answers:
             self._producer.poll(0)  # perhaps it says why
-            self._announce(False)
-        else:
-            self._announce(True)
+        self._announce(answers)
 
     def _replace(self) -> None:
         """After a fatal error an idempotent producer takes nothing more: start a new one."""

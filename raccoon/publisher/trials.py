@@ -97,16 +97,16 @@ class Trials:
         missing = self._missing.get(topic, _NEVER_MISSING)
         if self._seconds() < missing.until:
             return Verdict.MISSING
-        many_missed = missing.times >= _TIMES or self._many_missed()
+        only_listed = missing.times >= _TIMES or self._many_missed()
         with self._lock:
             many_tried = topic not in self._tried and len(self._tried) >= self._most_tried
-            if not many_missed and not many_tried:
+            if not only_listed and not many_tried:
                 return self._try(topic)
         listed = self._list()
         if listed is not None and topic in listed:
             with self._lock:
                 return self._try(topic)
-        return Verdict.MISSING if many_missed and listed is not None else Verdict.LATER
+        return Verdict.MISSING if only_listed and listed is not None else Verdict.LATER
 
     def end(self, topic: str, took: bool) -> None:
         """A trial is over: the topic took an event, or did not."""

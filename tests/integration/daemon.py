@@ -177,6 +177,11 @@ class Daemon:
             return False
         return status.rpartition(")")[2].split()[0] != "Z"
 
+    def child(self) -> int:
+        """The process that the command of `under` runs, or 0 if it is gone."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return int((children.read_text() if children.exists() else "").split(" ")[0] or 0)
+
     @property
     def pid_file(self) -> Path:
         """Where a service in the background writes its pid."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 # All by which Python and SQLite change files and directories, or tell others of what they did.
 _FOLLOWED = re.compile(
@@ -27,6 +27,12 @@ _OTHERS = (
 OPTIONS = ("-xx", "-s", str(1 << 24), "-e", f"trace=/^({_FOLLOWED.pattern}|{_OTHERS})$")
 
 _SECTOR = 512
+# How likely it is, in one failure, that a change is left that was not synced.
+_LIKELY = (0.1, 0.5, 0.9, 1.0)
+
+State = TypeVar("State")
+Change = TypeVar("Change")
+
 _LINE = re.compile(r"^(\d+) +(\w+)\((.*?)(?:\)\s+= (-?\d+)[^\"]*| <unfinished \.\.\.>)$")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>.*\)\s+= (-?\d+)[^\"]*$")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
@@ -81,13 +87,35 @@ def traced(trace: Path) -> Iterator[Call]:
             raise AssertionError(f"strace said {line[:200]!r}")
 
 
-class _File:
-    """Bytes, and what was done to them since they were last synced."""
+class _Node(Generic[State, Change]):
+    """A state on disk, and what was done to it since it was last synced."""
+
+    def __init__(self, synced: State) -> None:
+        self.synced = synced
+        self.changes: list[Change] = []
+        self._settled = 0  # how many changes there were before those
+
+    @property
+    def changed(self) -> int:
+        """How many changes there were in all."""
+        return self._settled + len(self.changes)
+
+    def sync(self, upto: int) -> None:
+        """All but what came after so many changes is on disk."""
+        count = max(upto - self._settled, 0)
+        self.synced = self._after(self.changes[:count])
+        del self.changes[:count]
+        self._settled += count
+
+    def _after(self, changes: list[Change]) -> State:
+        raise NotImplementedError
+
+
+class _File(_Node[bytes, tuple[int, bytes | None]]):
+    """Bytes. A change is an offset with what was written, or None: cut off there."""
 
     def __init__(self, synced: bytes = b"") -> None:
-        self.synced = synced
-        self.syncs = 0  # how many changes there were before those that follow
-        self.changes: list[tuple[int, bytes | None]] = []  # None: cut off at this offset
+        super().__init__(synced)
         self.size = len(synced)
 
     def write(self, offset: int, data: bytes) -> None:
@@ -98,22 +126,15 @@ class _File:
         self.changes.append((size, None))
         self.size = size
 
-    def sync(self, upto: int) -> None:
-        """All but what came after so many changes is on disk."""
-        count = max(upto - self.syncs, 0)
-        self.synced = self._changed(self.changes[:count])
-        del self.changes[:count]
-        self.syncs += count
-
     def content(self) -> bytes:
         """As the process sees it."""
-        return self._changed(self.changes)
+        return self._after(self.changes)
 
     def left(self, source: Random | None) -> bytes:
         """After a power failure; without a source nothing unsynced is left."""
         if source is None or not self.changes:
             return self.synced
-        likely = source.choice((0.1, 0.5, 0.9, 1.0))
+        likely = source.choice(_LIKELY)
         survived: list[tuple[int, bytes | None]] = []
         for offset, data in self.changes:
             if data is None:
@@ -126,9 +147,9 @@ class _File:
                 if source.random() < likely:
                     survived.append((offset + start, data[start:end]))
                 start = end
-        return self._changed(survived)
+        return self._after(survived)
 
-    def _changed(self, changes: list[tuple[int, bytes | None]]) -> bytes:
+    def _after(self, changes: list[tuple[int, bytes | None]]) -> bytes:
         content = bytearray(self.synced)
         for offset, data in changes:
             if len(content) < offset:
@@ -140,40 +161,36 @@ class _File:
         return bytes(content)
 
 
-class _Directory:
-    """Names, and what was done to them since they were last synced."""
+class _Directory(_Node["Names", "Renames"]):
+    """Names. A change is what they stand for from then on, or None: removed."""
 
     def __init__(self) -> None:
-        self.synced: dict[str, _File | _Directory] = {}
-        self.syncs = 0
-        self.names: dict[str, _File | _Directory] = {}
-        self.changes: list[dict[str, _File | _Directory | None]] = []  # None: removed
+        super().__init__({})
+        self.names: Names = {}
 
-    def change(self, names: dict[str, _File | _Directory | None]) -> None:
+    def change(self, names: Renames) -> None:
         self.changes.append(names)
         self.names = _renamed(self.names, names)
 
-    def sync(self, upto: int) -> None:
-        """All but what came after so many changes is on disk."""
-        count = max(upto - self.syncs, 0)
-        for change in self.changes[:count]:
-            self.synced = _renamed(self.synced, change)
-        del self.changes[:count]
-        self.syncs += count
-
-    def left(self, source: Random | None) -> dict[str, _File | _Directory]:
+    def left(self, source: Random | None) -> Names:
         """After a power failure; without a source nothing unsynced is left."""
+        if source is None:
+            return self.synced
+        likely = source.choice(_LIKELY)
+        return self._after([change for change in self.changes if source.random() < likely])
+
+    def _after(self, changes: list[Renames]) -> Names:
         names = self.synced
-        likely = source.choice((0.1, 0.5, 0.9, 1.0)) if source else 0
-        for change in self.changes:
-            if source and source.random() < likely:
-                names = _renamed(names, change)
+        for change in changes:
+            names = _renamed(names, change)
         return names
 
 
-def _renamed(
-    names: dict[str, _File | _Directory], change: dict[str, _File | _Directory | None]
-) -> dict[str, _File | _Directory]:
+Names = dict[str, _File | _Directory]
+Renames = dict[str, _File | _Directory | None]
+
+
+def _renamed(names: Names, change: Renames) -> Names:
     return {name: one for name, one in (names | change).items() if one is not None}
 
 
@@ -218,14 +235,14 @@ class Disk:
         assert isinstance(file, _File)
         return file.content()
 
-    def fail(self, target: Path, source: Random | None) -> None:
+    def fail(self, target: Path, seed: int | None) -> None:
         """Make a directory that holds what is left when the power fails now.
 
         Args:
             target: the directory to make.
-            source: chooses what is left of what was not synced; None: nothing is.
+            seed: of the choice of what is left that was not synced; None: nothing is.
         """
-        _write(self._top, target, source)
+        _write(self._top, target, None if seed is None else Random(seed))
 
     def _begin(self, call: Call) -> None:
         if call.name not in ("write", "pwrite64", "ftruncate", "fsync", "fdatasync", "close"):
@@ -238,7 +255,7 @@ class Disk:
         if call.name == "close":
             del self._open[number]
         elif call.name in ("fsync", "fdatasync"):
-            self._syncing[number] = (node, node.syncs + len(node.changes))
+            self._syncing[number] = (node, node.changed)
         elif isinstance(node, _File):
             if call.name == "ftruncate":
                 node.truncate(int(call.arguments[1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 import shutil
 import subprocess
@@ -190,7 +189,7 @@ class PowerTests(ProcessCase):
     def start_after(self, disk: Disk, place: Path, seed: int | None, what: str) -> None:
         """Start on what is left of the disk, twice."""
         left = self.root / "left"
-        disk.fail(left, None if seed is None else random.Random(seed))
+        disk.fail(left, seed)
         # Its lines stand for what others know, whose power has not failed.
         (left / "ledger").write_bytes(disk.content(place / "ledger"))
         try:

@@ -133,11 +133,6 @@ def free(disk: Path) -> int:
 class FailingDiskTests(JournalCase):
     """System calls of the running service that fail or kill it."""
 
-    def child(self, daemon: Daemon) -> int:
-        """The process that strace runs, or 0 if it is gone."""
-        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
-        return int((children.read_text() if children.exists() else "").split(" ")[0] or 0)
-
     def test_sync_fails(self) -> None:
         """While fsync fails it acknowledges nothing and is not ready; then it goes on."""
         topic = "eio"
@@ -149,7 +144,7 @@ class FailingDiskTests(JournalCase):
         self.broker.kill()
         try:
             daemon.start()
-            child = self.child(daemon)
+            child = daemon.child()
             self.addCleanup(end, child)
             self.reachable(daemon, False)
             load = Load(daemon, topic, 1, events=2)
@@ -194,7 +189,7 @@ class FailingDiskTests(JournalCase):
             load.start()
             if call == "unlink" and daemon.alive():  # there may be few
                 time.sleep(1)
-                end(self.child(daemon))
+                end(daemon.child())
             daemon.wait(60)
             killed_at.append(time.time())
             load.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
@@ -45,8 +44,7 @@ class PowerFailureTests(SynchronousTestCase):
         self.addCleanup(daemon.kill)
         disk = Disk(daemon.directory)
         daemon.start()
-        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
-        service = int(children.read_text())
+        service = daemon.child()
         codecs = list(CODECS)
 
         def send(index: int) -> None:
@@ -88,7 +86,7 @@ class PowerFailureTests(SynchronousTestCase):
     def left(self, disk: Disk, seed: int | None) -> Iterator[bytes]:
         """The guids in the journal when the power fails now."""
         left = Path(tempfile.mkdtemp(prefix="raccoon-power-")) / "disk"
-        disk.fail(left, None if seed is None else random.Random(seed))
+        disk.fail(left, seed)
         for record in journal_records(left / "raccoon-journal"):
             yield from _GUID.findall(record.wire[:1000])
         shutil.rmtree(left.parent)

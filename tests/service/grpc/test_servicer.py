@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
-from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
 from raccoon.identification import Identification, Identifier
@@ -16,6 +14,7 @@ from raccoon.service.grpc.servicer import EventServicer
 from raccoon.service.rest.resource import Codec
 from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
 from tests.fakes import FakeMetrics, ThreadlessClock
+from tests.service.grpc.case import GrpcCase
 
 SUCCESS, ERROR = 1, 2
 OK, INTERNAL_ERROR = 1, 3
@@ -47,7 +46,7 @@ class FakeAnswer:
         return read_protobuf(self.body)
 
 
-class ServicerTestCase(SynchronousTestCase):
+class ServicerTestCase(GrpcCase):
     """A servicer on a fake collector and a clock."""
 
     def make(self, ack: int = 1, **sections: Any) -> None:
@@ -236,17 +235,4 @@ class ThreadTests(ServicerTestCase):
 
     def test_stop_while_a_request_is_decoded(self) -> None:
         """The inbox is not empty from when a request is read until it is collected."""
-        emptied: list[Deferred[None]] = []
-        decode = self.codec.deserializer.deserialize
-
-        def stop(body: bytes) -> Any:
-            emptied.append(self.inbox.emptied())
-            self.turn()
-            return decode(body)
-
-        self.patch(self.codec.deserializer, "deserialize", stop)
-        self.call(protobuf_body("a"))
-        self.assertNoResult(emptied[0])
-        self.turn()
-        self.assertEqual(self.collector.guids, ["a"])
-        self.successResultOf(emptied[0])
+        self.check_stop_while_decoded(self.call)

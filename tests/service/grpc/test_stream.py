@@ -6,8 +6,6 @@ import threading
 from typing import Any
 
 import grpc
-from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
 from raccoon.identification import Identification, Identifier
@@ -17,6 +15,7 @@ from raccoon.service.grpc.stream import EventStream, StreamServicer
 from raccoon.service.rest.resource import Codec
 from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
 from tests.fakes import FakeMetrics, ThreadlessClock
+from tests.service.grpc.case import GrpcCase
 
 SUCCESS, ERROR = 1, 2
 OK, BAD_REQUEST, INTERNAL_ERROR = 1, 2, 3
@@ -53,7 +52,7 @@ class FakeWire:
         self.status = (code, details)
 
 
-class StreamTestCase(SynchronousTestCase):
+class StreamTestCase(GrpcCase):
     """One stream on a fake collector and a clock, with LIMIT requests in flight."""
 
     def make(self, ack: int = 1, metadata: Any = METADATA, **sections: Any) -> None:
@@ -387,17 +386,4 @@ class EndTests(StreamTestCase):
 
     def test_stop_while_a_request_is_decoded(self) -> None:
         """The inbox is not empty from when a request is read until it is collected."""
-        emptied: list[Deferred[None]] = []
-        decode = self.codec.deserializer.deserialize
-
-        def stop(body: bytes) -> Any:
-            emptied.append(self.inbox.emptied())
-            self.turn()
-            return decode(body)
-
-        self.patch(self.codec.deserializer, "deserialize", stop)
-        self.give(protobuf_body("a"))
-        self.assertNoResult(emptied[0])
-        self.turn()
-        self.assertEqual(self.collector.guids, ["a"])
-        self.successResultOf(emptied[0])
+        self.check_stop_while_decoded(self.give)
