@@ -412,8 +412,8 @@ class JournalSettings:
     )
     commit_delay_ms: int = _option(
         "JOURNAL_COMMIT_DELAY_MS",
-        2,
-        "a commit waits this long for more requests to share it with",
+        5,
+        "a commit waits up to this long for more requests to share it with: the busier, the longer",
         _integer(0, 1000),
     )
 

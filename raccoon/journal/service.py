@@ -184,6 +184,7 @@ class JournalService(Service):
         self._recover()
         for call, seconds in (
             (self._replay.pump, _PUMP_SECONDS),
+            (self._writer.flush, _PUMP_SECONDS),
             (self._tidy, _TIDY_SECONDS),
             (self._replay_letters, _LETTERS_SECONDS),
             (self._adopter.adopt, _ADOPT_SECONDS),
@@ -313,7 +314,7 @@ class JournalService(Service):
         if entry.position < 0:
             self._settle(entry)
         elif self._writer is not None:
-            self._writer.put(entry.position)
+            self._writer.note(entry.position)
 
     def _settle(self, entry: Entry) -> None:
         """It need not be written any more; the writer passes over it, or has just taken it."""
@@ -369,7 +370,7 @@ class JournalService(Service):
             self._metrics.count("journal_dead_lettered_events_total", letter.events)
             self._answer(letter.request)
             if letter.position >= 0 and self._writer is not None:
-                self._writer.put(letter.position)
+                self._writer.note(letter.position)
 
     def _noted(self, delivered: Sequence[int]) -> None:
         """These deliveries are known, and on disk if it takes writes."""

@@ -18,6 +18,7 @@ _GROUP_BYTES = 1 << 20
 _GROUP_REQUESTS = 500
 _GROUP_ITEMS = 4096
 _RETRY_SECONDS = 0.25
+_LOAD_SECONDS = 0.1
 _NO_DISK = "the journal's disk does not take writes"
 
 
@@ -84,8 +85,41 @@ class LetterEntry:
         return sum(self.letter.failed.values())
 
 
+class Load:
+    """How busy this process keeps a processor.
+
+    Args:
+        wall: a clock.
+        cpu: the processor time that this process took.
+    """
+
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._wall = wall
+        self._cpu = cpu
+        self._since, self._used = wall(), cpu()
+        self._share = 0.0
+
+    def share(self) -> float:
+        """The part of the last 0.1 s or more in which it ran, from 0 to 1."""
+        lasted = self._wall() - self._since
+        if lasted >= _LOAD_SECONDS:
+            used = self._cpu() - self._used
+            self._share = min(used / lasted, 1.0)
+            self._since += lasted
+            self._used += used
+        return self._share
+
+
 class Writer:
-    """Commits in groups: what has come by `delay` seconds after the first.
+    """Commits in groups: what has come some time after the first.
+
+    That time is `delay` where the process keeps a processor busy: a request that has a commit of
+    its own costs many times one among fifty, and what is delivered meanwhile is not written at all.
+    Where there is time to spare an early answer is worth more, and it is next to nothing.
 
     A group is at most 1 MiB, a request that goes over it included, and 500 requests.
     Results go to `written` and `failed`, called in the writer's thread once for each group.
@@ -93,7 +127,7 @@ class Writer:
     Args:
         store: the journal; opened by its owner.
         letters: the dead letters.
-        delay: seconds.
+        delay: seconds, at most.
         written: takes the entries, the letters and the delivered positions of a commit, the
             position of the first entry, and the seconds that the commit took.
         failed: takes the entries that were not written, the positions whose delivery was not
@@ -128,16 +162,26 @@ class Writer:
         self._stopping = False
         self._broken = broken
         self._to_carry = False
+        self._load = Load()
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
 
-    def put(self, item: Entry | LetterEntry | int) -> None:
-        """Have something written: an entry, a letter, or the position of a delivered request."""
+    def put(self, item: Entry | LetterEntry) -> None:
+        """Have a request or a letter written."""
         self._inbox.append(item)
         if not self._awake.is_set():
+            self._awake.set()
+
+    def note(self, position: int) -> None:
+        """Have a delivery noted together with what is written next, or when `flush` is called."""
+        self._inbox.append(position)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._inbox and not self._awake.is_set():
             self._awake.set()
 
     def carry(self) -> None:
@@ -159,7 +203,7 @@ class Writer:
             if not stopping:
                 self._awake.clear()
                 if self._delay and not self._broken:
-                    time.sleep(self._delay)
+                    time.sleep(self._delay * self._load.share() ** 4)
             if self._broken:
                 self._mend()
             if self._to_carry and not self._broken:

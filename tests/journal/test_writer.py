@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
+from raccoon.journal import writer as writer_module
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.store import JournalError, Store
-from raccoon.journal.writer import Entry, LetterEntry, Writer
+from raccoon.journal.writer import Entry, LetterEntry, Load, Writer
+from tests.integration.waiting import wait_until
 from tests.journal.fakes import StoreCase, make_record
 
 
@@ -76,6 +82,29 @@ def make_letter(name: str, position: int = -1) -> LetterEntry:
     return LetterEntry(Letter(1.0, "why", {"click": 1}, make_record(name)), position, None)
 
 
+class LoadTests(SynchronousTestCase):
+    """The share of a processor that the process takes."""
+
+    def test_share(self) -> None:
+        """It is of the time since it was looked up last, and is not looked up all the time."""
+        wall, cpu = 100.0, 7.0
+        load = Load(lambda: wall, lambda: cpu)
+        self.assertEqual(0, load.share())
+        wall, cpu = 101.0, 7.25
+        self.assertEqual(0.25, load.share())
+        wall, cpu = 101.05, 7.30
+        self.assertEqual(0.25, load.share(), "too soon for another look")
+        wall, cpu = 103.0, 8.25
+        self.assertEqual(0.5, load.share())
+
+    def test_many_threads(self) -> None:
+        """A process that keeps more than one processor busy is busy."""
+        cpu = 0.0
+        load = Load(iter([0.0, 1.0]).__next__, lambda: cpu)
+        cpu = 1.7
+        self.assertEqual(1, load.share())
+
+
 class WriterTests(StoreCase):
     """The writer without its thread, but for where it is started."""
 
@@ -111,7 +140,7 @@ class WriterTests(StoreCase):
             self.writer.put(item)
         [(what, entries, letters, delivered, first)] = self.run_once()
         self.assertEqual(("written", [a, b], [letter], []), (what, entries, letters, delivered))
-        self.writer.put(first)
+        self.writer.note(first)
         self.assertEqual([("written", [], [], [first], first + 2)], self.run_once())
         self.assertEqual(["b"], [record.client for record in self.waiting(self.store)])
         self.assertEqual([(1, letter.letter)], list(self.letters.all()))
@@ -162,10 +191,10 @@ class WriterTests(StoreCase):
         self.writer.put(make_entry("b"))
         [(*_, first)] = self.run_once()
         self.store.failing = True
-        self.writer.put(first)
+        self.writer.note(first)
         self.assertEqual([("failed", [], [first], "no disk")], self.run_once())
         self.assertEqual(["b"], [record.client for record in self.waiting(self.store)])
-        self.writer.put(first + 1)
+        self.writer.note(first + 1)
         self.run_once()
         self.assertEqual([], self.waiting(self.store))
         self.store.failing = False
@@ -216,6 +245,39 @@ class WriterTests(StoreCase):
         self.assertEqual(
             [entry.record for entry in written], self.waiting(self.store), "not in this order"
         )
+
+    def test_waits_by_load(self) -> None:
+        """A commit waits for more the longer, the busier the process is."""
+        slept: list[float] = []
+        clock = SimpleNamespace(sleep=slept.append, perf_counter=time.perf_counter)
+        self.patch(writer_module, "time", clock)
+        self.writer._delay = 0.5
+        self.writer._load = SimpleNamespace(share=iter([1.0, 0.5, 0.0]).__next__)
+        self.writer.start()
+        for name in "abc":
+            self.writer.put(make_entry(name))
+            wait_until(self.seen.take, "the commit")
+        self.writer.stop()
+        self.assertEqual([0.5, 0.03125, 0.0], slept)
+
+    def test_notes_wait_for_company(self) -> None:
+        """A delivery has no commit of its own, but where it is asked for."""
+        self.writer.start()
+        self.writer.put(make_entry("a"))
+        wait_until(lambda: self.seen.said, "the commit")
+        [(*_, first)] = self.seen.take()
+        self.writer.note(first)
+        time.sleep(0.05)
+        self.assertEqual([], self.seen.said)
+        self.writer.put(make_entry("b"))
+        wait_until(lambda: self.seen.said, "the commit")
+        [(_, entries, _, delivered, second)] = self.seen.take()
+        self.assertEqual((1, [first]), (len(entries), delivered))
+        self.writer.note(second)
+        self.writer.flush()
+        wait_until(lambda: self.seen.said, "the commit")
+        self.assertEqual([("written", [], [], [second], second + 1)], self.seen.take())
+        self.writer.stop()
 
     def test_stop_with_a_failing_disk(self) -> None:
         """It ends with a disk that fails, and gives back what was not written."""
