@@ -115,11 +115,12 @@ class IOrderedPublisher(IPublisher):
 class ILingeringPublisher(IPublisher):
     """A publisher for which requests may wait for others, so that groups are larger.
 
-    Both are read once, before `start`.
+    The first two are read once, before `start`.
     """
 
     linger: float = Attribute("seconds since the last group for which the next may wait")
     batch_bytes: int = Attribute("payload bytes of several requests that are worth a group")
+    parallel: int = Attribute("groups that may be on their way now without waiting for each other")
 
 
 class IMetrics(Interface):

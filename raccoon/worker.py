@@ -11,10 +11,10 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import (
     Deferred,
-    DeferredSemaphore,
     TimeoutError,
     inlineCallbacks,
     maybeDeferred,
+    succeed,
 )
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
@@ -37,8 +37,44 @@ _STOPPING = "the server is shutting down"
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
 
 
+class Slots:
+    """Bounds the publishes that are under way; each has a name.
+
+    Args:
+        size: names.
+        most: how many of them may be taken now.
+    """
+
+    def __init__(self, size: int, most: Callable[[], int]) -> None:
+        self._size = size
+        self._most = most
+        self._free = [f"worker-{i}" for i in range(size)]
+        self._waiter: Deferred[str] | None = None
+
+    def acquire(self) -> Deferred[str]:
+        """Fires with a name, to be given back by `release`; one may wait for it at a time."""
+        if self._may_take():
+            return succeed(self._free.pop())
+        self._waiter = Deferred(self._no_longer)
+        return self._waiter
+
+    def release(self, name: str) -> None:
+        """Give a name back."""
+        self._free.append(name)
+        if self._waiter is not None and self._may_take():
+            waiter, self._waiter = self._waiter, None
+            waiter.callback(self._free.pop())
+
+    def _may_take(self) -> bool:
+        taken = self._size - len(self._free)
+        return taken < self._size and (not taken or taken < self._most())
+
+    def _no_longer(self, _: Any) -> None:
+        self._waiter = None
+
+
 class WorkerService(Service):
-    """One loop over the queue, `pool_size` publishes in flight.
+    """One loop over the queue, up to `pool_size` publishes in flight.
 
     A request that comes alone is published at the end of the reactor's turn. Under load the next
     group waits until the publisher's linger is over or enough has come, and is all that came, up
@@ -69,15 +105,15 @@ class WorkerService(Service):
         self._publish = publish
         self._group_max = settings.group_max_requests
         self._linger, self._enough_bytes = _LINGER, settings.buffer_max_bytes // 2
+        self._slots = Slots(settings.pool_size, lambda: settings.pool_size)
         if ILingeringPublisher.providedBy(publisher):
             lingering: Any = publisher
             self._linger = lingering.linger
             self._enough_bytes = min(lingering.batch_bytes, self._enough_bytes)
+            self._slots = Slots(settings.pool_size, lambda: lingering.parallel)
         self._metrics = metrics
         named = f"{publisher.name}_producebulk_tt_ms"
         self._publish_metric = named if named in _NAMES else "other_producebulk_tt_ms"
-        self._free_slots = [f"worker-{i}" for i in range(settings.pool_size)]
-        self._slots = DeferredSemaphore(settings.pool_size)
         self._loop: Deferred[None] | None = None
         self._launched_at = 0.0
         self.failed_events = 0
@@ -117,18 +153,18 @@ class WorkerService(Service):
     def _run(self) -> Any:
         queue = self._collector.queue
         while True:
-            yield self._slots.acquire()
+            slot = yield self._slots.acquire()
             group = []
             try:
                 group.append((yield queue.get()))
                 yield self._company()
             finally:
                 if not group:
-                    self._slots.release()
+                    self._slots.release(slot)
                 elif not self.running:
                     queue.put_back(group[0])
             group += queue.take(self._group_max - 1)
-            self._launch(group)
+            self._launch(group, slot)
 
     def _company(self) -> Deferred[None]:
         """Fires at the end of the reactor's turn in which the next group need not wait for more."""
@@ -155,8 +191,7 @@ class WorkerService(Service):
         queue.when_enough(self._enough_bytes, at_once)
         return waited
 
-    def _launch(self, group: list[CollectRequest]) -> None:
-        slot = self._free_slots.pop()
+    def _launch(self, group: list[CollectRequest], slot: str) -> None:
         started = self._launched_at = self._reactor.seconds()
         waited = [(started - request.queued_at) * 1000 for request in group]
         self._metrics.observe_all("batch_idle_in_channel_milliseconds", waited, (slot,))
@@ -172,8 +207,7 @@ class WorkerService(Service):
     def _published(
         self, outcomes: Sequence[Outcome], group: list[CollectRequest], slot: str, started: float
     ) -> None:
-        self._free_slots.append(slot)
-        self._slots.release()
+        self._slots.release(slot)
         now = self._reactor.seconds()
         self._metrics.observe(self._publish_metric, (now - started) * 1000, ())
         self._metrics.observe(

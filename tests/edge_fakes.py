@@ -673,10 +673,11 @@ def read_answer(frame: Frame) -> dict[str, Any]:
 class FakeMessage:
     """confluent_kafka's Message, as a delivery report has it."""
 
-    def __init__(self, topic: str, value: bytes, key: str | bytes | None) -> None:
+    def __init__(self, topic: str, value: bytes, key: str | bytes | None, partition: int) -> None:
         self._topic = topic
         self._value = value
         self._key = key
+        self._partition = partition
 
     def topic(self) -> str:
         return self._topic
@@ -687,11 +688,18 @@ class FakeMessage:
     def key(self) -> str | bytes | None:
         return self._key
 
+    def partition(self) -> int:
+        return self._partition
+
 
 class FakeProducer:
     """confluent_kafka's Producer with a cluster in memory.
 
     A thread that polls is served at once: every event that is not held gets its report.
+
+    Attributes:
+        partitions: of each topic.
+        asked: for each event that was taken, the partition that it was to go to.
 
     Args:
         on_error: the producer's error_cb.
@@ -705,6 +713,9 @@ class FakeProducer:
         self._queue: list[tuple[bytes, Callable[..., None]]] = []
         self._purged: list[tuple[bytes, Callable[..., None]]] = []
         self._topics: dict[bytes, str] = {}
+        self._partitions: dict[bytes, int] = {}
+        self.partitions = 3
+        self.asked: list[int] = []
         self._errors: list[KafkaError] = []
         self._broken = False
         self.accepted: list[tuple[str, bytes]] = []
@@ -744,16 +755,21 @@ class FakeProducer:
         *,
         headers: dict[str, str] | None = None,
     ) -> None:
-        assert partition == -1
         assert on_delivery is not None
         with self._changed:
             if self._broken:
                 raise KafkaException(KafkaError(KafkaError._FATAL))
             if value in self.refusals:
                 raise KafkaException(KafkaError(self.refusals[value]))
+            if partition >= self.partitions:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))
             if len(self._queue) >= self._capacity:
                 self.full_times += 1
                 raise BufferError
+            self.asked.append(partition)
+            self._partitions[value] = len(self.asked) % self.partitions
+            if partition >= 0:
+                self._partitions[value] = partition
             self._queue.append((value, on_delivery))
             self.accepted.append((topic, value))
             if key is not None:
@@ -796,7 +812,9 @@ class FakeProducer:
             self._queue = [entry for entry in self._queue if entry[0] in self.held]
         for value, callback in due:
             code = self.failures.get(value)
-            message = FakeMessage(self._topics[value], value, self.keys.get(value))
+            message = FakeMessage(
+                self._topics[value], value, self.keys.get(value), self._partitions[value]
+            )
             callback(None if code is None else KafkaError(code), message)
         for _, callback in purged:
             callback(KafkaError(KafkaError._PURGE_QUEUE), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
@@ -14,7 +14,7 @@ from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ILingeringPublisher
 from raccoon.worker import _LINGER as PACE
-from raccoon.worker import WorkerService
+from raccoon.worker import Slots, WorkerService
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock, make_request
 
 START = 1000.0
@@ -26,6 +26,7 @@ class LingeringPublisher(FakePublisher):
 
     linger = 0.02
     batch_bytes = 100
+    parallel = 100
 
 
 class WorkerTestCase(SynchronousTestCase):
@@ -73,6 +74,48 @@ class WorkerTestCase(SynchronousTestCase):
     def finish(self, index: int, outcome: Any = None) -> None:
         """End a publish with this outcome for each request."""
         self.publish.pending[index].callback([outcome] * len(self.publish.groups[index]))
+
+
+class SlotTests(SynchronousTestCase):
+    """How many publishes are under way."""
+
+    def test_names(self) -> None:
+        """Each has a name of its own, and what waits has the first that is given back."""
+        slots = Slots(2, lambda: 100)
+        first, second = (self.successResultOf(slots.acquire()) for _ in range(2))
+        self.assertEqual({"worker-0", "worker-1"}, {first, second})
+        waiting = slots.acquire()
+        self.assertNoResult(waiting)
+        slots.release(first)
+        self.assertEqual(first, self.successResultOf(waiting))
+
+    def test_fewer_at_once(self) -> None:
+        """No more are taken than are worth it now, but always one."""
+        most = 1
+        slots = Slots(3, lambda: most)
+        first = self.successResultOf(slots.acquire())
+        waiting = slots.acquire()
+        self.assertNoResult(waiting)
+        slots.release(first)
+        second = self.successResultOf(waiting)
+        most = 2
+        third = self.successResultOf(slots.acquire())
+        most = 0
+        waiting = slots.acquire()
+        slots.release(second)
+        self.assertNoResult(waiting)
+        slots.release(third)
+        self.successResultOf(waiting)
+
+    def test_cancelled(self) -> None:
+        """A name is not given to who does not wait for it any more."""
+        slots = Slots(1, lambda: 1)
+        first = self.successResultOf(slots.acquire())
+        waiting = slots.acquire()
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        slots.release(first)
+        self.assertEqual(first, self.successResultOf(slots.acquire()))
 
 
 class GroupTests(WorkerTestCase):

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import apsw
@@ -19,6 +20,7 @@ _GROUP_REQUESTS = 500
 _GROUP_ITEMS = 4096
 _RETRY_SECONDS = 0.25
 _LOAD_SECONDS = 0.1
+_REACTORS_PART = 0.5
 _NO_DISK = "the journal's disk does not take writes"
 
 
@@ -86,38 +88,44 @@ class LetterEntry:
 
 
 class Load:
-    """How busy this process keeps a processor.
+    """How busy the reactor is.
+
+    Where its thread and the threads beside it have one processor, or one interpreter, the reactor's
+    part of a busy one is about 0.6. What a library's own threads take says nothing.
 
     Args:
         wall: a clock.
-        cpu: the processor time that this process took.
+        cpu: the processor time that the reactor's thread took.
     """
 
     def __init__(
-        self,
-        wall: Callable[[], float] = time.monotonic,
-        cpu: Callable[[], float] = time.process_time,
+        self, wall: Callable[[], float] = time.monotonic, cpu: Callable[[], float] | None = None
     ) -> None:
         self._wall = wall
-        self._cpu = cpu
-        self._since, self._used = wall(), cpu()
+        self._cpu = cpu or _clock_of(threading.main_thread())
+        self._since, self._used = wall(), self._cpu()
         self._share = 0.0
 
     def share(self) -> float:
-        """The part of the last 0.1 s or more in which it ran, from 0 to 1."""
+        """How much of what it can do it did in the last 0.1 s or more, from 0 to 1."""
         lasted = self._wall() - self._since
         if lasted >= _LOAD_SECONDS:
             used = self._cpu() - self._used
-            self._share = min(used / lasted, 1.0)
+            self._share = min(used / lasted / _REACTORS_PART, 1.0)
             self._since += lasted
             self._used += used
         return self._share
 
 
+def _clock_of(thread: threading.Thread) -> Callable[[], float]:
+    assert thread.ident is not None
+    return partial(time.clock_gettime, time.pthread_getcpuclockid(thread.ident))
+
+
 class Writer:
     """Commits in groups: what has come some time after the first.
 
-    That time is `delay` where the process keeps a processor busy: a request that has a commit of
+    That time is `delay` where the reactor is busy: a request that has a commit of
     its own costs many times one among fifty, and what is delivered meanwhile is not written at all.
     Where there is time to spare an early answer is worth more, and it is next to nothing.
 

@@ -74,16 +74,22 @@ def count_events(context: PublisherContext, name: str, delivery: CountedDelivery
 
 
 class Group:
-    """Counts down the requests of one publish and wakes its thread."""
+    """Counts down the requests of one publish and wakes its thread.
 
-    __slots__ = ("done", "lock", "pending")
+    Args:
+        size: how many requests.
+    """
 
     def __init__(self, size: int) -> None:
         self.pending = size
         self.lock = threading.Lock()
         self.done = threading.Event()
         if not size:
-            self.done.set()
+            self.end()
+
+    def end(self) -> None:
+        """Every request is finished."""
+        self.done.set()
 
 
 class Delivery:
@@ -130,7 +136,7 @@ class Delivery:
             last = group.pending == 0
             future = self._future
         if last:
-            group.done.set()
+            group.end()
         if future is not None:
             future.set_result(self._outcome)
 

@@ -20,6 +20,7 @@ from raccoon.publisher import PublisherContext
 from raccoon.publisher.delivery import Delivery, Group
 from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
+from raccoon.publisher.partitions import ANY, Partitions
 from raccoon.publisher.trials import Trials, Verdict
 from raccoon.publisher.turns import Turns
 from raccoon.request import CollectRequest
@@ -39,9 +40,11 @@ _MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
 _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
-# save no more work than one. Longer than a few milliseconds they wait there, out of the queue.
+# save no more work than one. Longer than a few milliseconds they wait there, out of the queue. It
+# only has to wait until a group was handed over, or the group would be sent in parts.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
-_GATHERING_MS = 5.0
+_GATHERING_MS = 4.5
+_HANDING_OVER_MS = 0.5
 _TIMER_MS = 1.0  # the reactor's timers are up to this late
 _LINGER_MS_MAX = 900_000  # librdkafka's
 # librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB waiting for
@@ -52,7 +55,6 @@ _ENOUGH_BYTES, _ENOUGH_BYTES_AWAITED = 1_000_000, 65_536
 _UNKNOWN_TOPIC = frozenset(
     {
         KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.TOPIC_EXCEPTION,
     }
@@ -69,6 +71,7 @@ _WHY_UNREACHABLE = frozenset(
 
 # Kafka has no limit of its own for a key; it travels with each event.
 _KEY_BYTES = 1024
+_MANY = 1 << 30
 
 Headers = dict[str, Any]
 
@@ -83,6 +86,43 @@ _RESERVED = {
 }
 
 
+class _Group(Group):
+    """Also has a partition of each topic, the same for all its events.
+
+    Args:
+        size: how many requests.
+        partitions: chooses them; None leaves it to librdkafka.
+    """
+
+    def __init__(self, size: int, partitions: Partitions | None) -> None:
+        self._partitions = partitions
+        self._chosen: dict[str, int] = {}
+        super().__init__(size)
+
+    def partition(self, topic: str) -> int:
+        """Where its events for a topic go."""
+        if self._partitions is None:
+            return ANY
+        chosen = self._chosen.get(topic)
+        if chosen is None:
+            chosen = self._chosen[topic] = self._partitions.choose(topic)
+        return chosen
+
+    def learn(self, message: Message) -> None:
+        """One of its events was delivered."""
+        topic, partition = message.topic(), message.partition()
+        known = topic is not None and partition is not None
+        if self._partitions is not None and known and self._chosen.get(topic) == ANY:
+            self._partitions.learn(topic, partition)
+
+    def end(self) -> None:
+        """Every request is finished."""
+        if self._partitions is not None:
+            for topic, chosen in self._chosen.items():
+                self._partitions.ended(topic, chosen)
+        super().end()
+
+
 class _Delivery(Delivery):
     """Collects the delivery reports of a request's events.
 
@@ -90,10 +130,11 @@ class _Delivery(Delivery):
     sees the last event finishes the delivery.
     """
 
-    __slots__ = ("_expected", "_publisher", "_reported", "errors", "tried")
+    __slots__ = ("_expected", "_publisher", "_reported", "errors", "sent_with", "tried")
 
-    def __init__(self, publisher: KafkaPublisher, group: Group, request: CollectRequest) -> None:
+    def __init__(self, publisher: KafkaPublisher, group: _Group, request: CollectRequest) -> None:
         super().__init__(group, request, publisher.account)
+        self.sent_with = group
         self._publisher = publisher
         self._reported = 0
         self._expected = -1
@@ -105,13 +146,18 @@ class _Delivery(Delivery):
         if error is None or not self._sent_alone(event_type, None, error, message):
             self._reported += 1
             if self._reported == self._expected:
+                if error is None:
+                    self.sent_with.learn(message)
                 self.finish()
 
     def report_with(
         self, event_type: str, headers: Headers, error: KafkaError | None, message: Message
     ) -> None:
         """A report does not have the headers that the event was sent with."""
-        if error is None or not self._sent_alone(event_type, headers, error, message):
+        if error is None:
+            self.sent_with.learn(message)
+            self._count_report()
+        elif not self._sent_alone(event_type, headers, error, message):
             self._count_report()
 
     def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
@@ -182,6 +228,8 @@ class KafkaPublisher:
         keyed = context.settings.event.partition_key != "none"
         self._turns = Turns() if keyed else None
         self._trials = Trials(self._list_topics)
+        chooses = not keyed and _may_choose(self._client)
+        self._partitions = Partitions() if chooses else None
         # By type `_produce` keeps the order only where each type has a topic of its own.
         each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
         self._hand_over = self._produce_each if each else self._produce
@@ -191,6 +239,11 @@ class KafkaPublisher:
         self._failed_for_good: set[str] = set()
         self._left = 0
         self._lock = threading.Lock()
+
+    @property
+    def parallel(self) -> int:
+        """Groups for which there are partitions that have nothing on its way, or many."""
+        return _MANY if self._partitions is None else self._partitions.most or _MANY
 
     def start(self) -> None:
         """Create the producer and the thread that serves its reports.
@@ -216,7 +269,7 @@ class KafkaPublisher:
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = Group(len(requests))
+        group = _Group(len(requests), self._partitions)
         deliveries = [_Delivery(self, group, request) for request in requests]
         with self._lock:
             self._handing_over += 1
@@ -322,6 +375,7 @@ class KafkaPublisher:
                 if "enable.idempotence" not in text:
                     raise
                 producer = Producer(options)
+                self._partitions = None
                 _log.warning("idempotence is off, as other options exclude it: %s", text)
                 return producer
         return Producer(options)
@@ -340,17 +394,18 @@ class KafkaPublisher:
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
+            partition = delivery.sent_with.partition(topic)
             report = partial(delivery.report, event_type)
             for index, payload in enumerate(payloads):
                 if not careful:
                     try:
                         # By position: names would take half as long again.
-                        self._producer.produce(topic, payload, key, -1, report)
+                        self._producer.produce(topic, payload, key, partition, report)
                         accepted += 1
                         continue
                     except (BufferError, KafkaException, ValueError):
                         careful = True
-                error = self._produce_one(deadline, topic, payload, key, {}, report)
+                error = self._produce_one(deadline, topic, payload, key, partition, {}, report)
                 if error is None:
                     accepted += 1
                 elif error.code() in _UNKNOWN_TOPIC:
@@ -376,9 +431,10 @@ class KafkaPublisher:
                 delivery.errors.append((event_type, topic))
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
+            partition = delivery.sent_with.partition(topic)
             report = partial(delivery.report_with, event_type, headers)
             error = self._produce_one(
-                deadline, topic, request.payloads[index], key, headers, report
+                deadline, topic, request.payloads[index], key, partition, headers, report
             )
             if error is None:
                 accepted += 1
@@ -414,25 +470,36 @@ class KafkaPublisher:
         topic: str,
         payload: bytes,
         key: str | None,
+        partition: int,
         headers: Headers,
         report: Callable[..., None],
     ) -> KafkaError | None:
         """Hand over one event, waiting while the queue is full; gives why it was not taken."""
         while not self._closing.is_set():
             try:
-                self._producer.produce(topic, payload, key, on_delivery=report, headers=headers)
+                self._producer.produce(
+                    topic, payload, key, partition, on_delivery=report, headers=headers
+                )
             except BufferError:
                 if time.monotonic() > deadline:
                     return KafkaError(KafkaError._QUEUE_FULL)
                 time.sleep(_FULL_QUEUE_PAUSE)
             except KafkaException as error:
                 refusal: KafkaError = error.args[0]
-                return refusal
+                if refusal.code() != KafkaError._UNKNOWN_PARTITION or partition == ANY:
+                    return refusal
+                self._forget_partitions(topic)
+                partition = ANY
             except ValueError:  # a zero byte in the name
                 return KafkaError(KafkaError.TOPIC_EXCEPTION)
             else:
                 return None
         return KafkaError(KafkaError._PURGE_QUEUE)
+
+    def _forget_partitions(self, topic: str) -> None:
+        """The topic is another one of the same name, with fewer partitions."""
+        if self._partitions is not None:
+            self._partitions.forget(topic)
 
     def _count_failure(self, event_type: str, group: str, error: KafkaError) -> None:
         topic = self._context.route(event_type)
@@ -446,6 +513,8 @@ class KafkaPublisher:
         elif code in _TOO_LARGE:
             labels = (topic, group, event_type)
             self._metrics.count("kafka_message_too_large_total", 1, labels)
+        elif code == KafkaError._UNKNOWN_PARTITION:
+            self._forget_partitions(topic)
         if self._closing.is_set():
             with self._lock:
                 self._left += 1
@@ -550,9 +619,18 @@ def _take_linger(client: dict[str, Any], default: float) -> float:
         return 0.0  # likewise
     for name in _LINGER:
         client.pop(name, None)
-    gathering = min(linger, _GATHERING_MS)
+    gathering = min(max(linger - _HANDING_OVER_MS, 0), _GATHERING_MS)
     client["linger.ms"] = linger - gathering
     return max(gathering - _TIMER_MS, _TIMER_MS) / 1000
+
+
+def _may_choose(client: Mapping[str, str]) -> bool:
+    """Whether nobody has a wish where events without keys go, and it matters where they do."""
+    return (
+        client.get("enable.idempotence", "true").lower() != "false"
+        and client.get("partitioner", "random").endswith("random")
+        and "sticky.partitioning.linger.ms" not in client
+    )
 
 
 def _message_timeout(client: Mapping[str, str]) -> float:

@@ -234,6 +234,11 @@ class Daemon:
             if sample == name and wanted <= found
         )
 
+    def processor_time(self) -> float:
+        """Seconds of processor time that its process took so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident(self) -> int:
         """Bytes of memory that its process holds."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -230,6 +231,83 @@ class OutcomeTests(KafkaTestCase):
             self.assertEqual(self.metrics.total(name, labels), count, (name, labels))
 
 
+class PartitionTests(KafkaTestCase):
+    """Where events without keys go."""
+
+    def publish_many(self, groups: int, **client: str) -> list[int]:
+        """Groups of two requests; gives the partitions that were asked for, by event."""
+        self.start(client)
+        for number in range(groups):
+            self.publish(*[make_request(events=[("click", b"%d" % number)] * 2) for _ in range(2)])
+        return self.producer.asked
+
+    def test_spread(self) -> None:
+        """Once the partitions are known, the groups go to each of them in turn, and each to one."""
+        asked = self.publish_many(100)
+        self.assertEqual({-1}, set(asked[: 64 * 4]))
+        later = [asked[start : start + 4] for start in range(64 * 4, len(asked), 4)]
+        self.assertTrue(all(len(set(group)) == 1 for group in later))
+        counts = Counter(group[0] for group in later)
+        self.assertEqual({0, 1, 2}, set(counts))
+        self.assertLessEqual(max(counts.values()) - min(counts.values()), 1)
+        self.assertEqual(3, self.publisher.parallel)
+
+    def test_with_metadata(self) -> None:
+        """Events with headers are spread likewise."""
+        self.start(metadata=True)
+        for _ in range(100):
+            self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
+        self.assertEqual({-1, 0, 1, 2}, set(self.producer.asked))
+
+    def test_one_that_is_slow(self) -> None:
+        """A partition that does not answer has no more groups than the others have at once."""
+        self.patch(kafka, "PATIENCE", 0.01)
+        self.publish_many(70)
+        self.producer.held.add(b"slow")
+        (outcome,) = self.publisher.publish([make_request(events=[("click", b"slow")])])
+        slow = self.producer.asked[-1]
+        for _ in range(20):
+            self.publish(make_request(events=[("click", b"quick")]))
+        self.assertNotIn(slow, self.producer.asked[-20:])
+        self.producer.release()
+        self.assertIsNone(outcome.result(WAIT))
+        for _ in range(20):
+            self.publish(make_request(events=[("click", b"quick")]))
+        self.assertIn(slow, self.producer.asked[-20:])
+
+    def test_left_to_librdkafka(self) -> None:
+        """Keys, and options that have a say in it, leave the choice to librdkafka."""
+        for client in (
+            {"partitioner": "murmur2"},
+            {"sticky.partitioning.linger.ms": "100"},
+            {"enable.idempotence": "false"},
+        ):
+            self.assertEqual({-1}, set(self.publish_many(80, **client)), client)
+            self.assertGreater(self.publisher.parallel, 1000)
+        self.start(key="connection")
+        for _ in range(80):
+            self.publish(make_request())
+        self.assertEqual({-1}, set(self.producer.asked))
+
+    def test_fewer_partitions_than_before(self) -> None:
+        """Events for a partition that is gone go to another, and none fails."""
+        self.publish_many(70)
+        self.producer.partitions = 1
+        for _ in range(5):
+            self.assertEqual([None], self.publish(make_request(events=[("click", b"1")] * 3)))
+
+    def test_partition_that_is_gone_later(self) -> None:
+        """Events that waited for it fail, and not for good; their topic is learnt anew."""
+        asked = self.publish_many(70)
+        self.assertNotEqual(-1, asked[-1])
+        self.producer.failures[b"bad"] = KafkaError._UNKNOWN_PARTITION
+        (outcome,) = self.publish(make_request(events=[("click", b"bad")]))
+        self.check_failed(outcome, 1, 1)
+        self.assertEqual({}, outcome.lasting)
+        self.publish(make_request(events=[("click", b"good")]))
+        self.assertEqual(-1, self.producer.asked[-1])
+
+
 class KeyTests(KafkaTestCase):
     """EVENT_PARTITION_KEY."""
 
@@ -409,7 +487,6 @@ class ReasonTests(KafkaTestCase):
         """A topic that does not exist is named, and counted by itself."""
         for code in (
             KafkaError._UNKNOWN_TOPIC,
-            KafkaError._UNKNOWN_PARTITION,
             KafkaError.UNKNOWN_TOPIC_OR_PART,
             KafkaError.TOPIC_EXCEPTION,
         ):
@@ -935,7 +1012,7 @@ class OptionTests(SynchronousTestCase):
         )
 
     def test_waiting_for_company(self) -> None:
-        """The worker has up to 5 ms of the linger, less a timer's lateness; librdkafka the rest."""
+        """The worker has up to 4.5 ms of it, less a timer's lateness; librdkafka the rest."""
         made: list[dict[str, Any]] = []
 
         def make(options: dict[str, Any]) -> Producer:
@@ -944,11 +1021,12 @@ class OptionTests(SynchronousTestCase):
 
         self.patch(kafka, "Producer", make)
         for client, worker, rest in (
-            ({}, 0.001, 0),
+            ({}, 0.001, 0.5),
             ({"linger_ms": "0"}, 0.001, 0),
-            ({"linger_ms": "1.5"}, 0.001, 0),
-            ({"linger_ms": "5"}, 0.004, 0),
-            ({"queue_buffering_max_ms": "100"}, 0.004, 95),
+            ({"linger_ms": "0.25"}, 0.001, 0.25),
+            ({"linger_ms": "1.5"}, 0.001, 0.5),
+            ({"linger_ms": "5"}, 0.0035, 0.5),
+            ({"queue_buffering_max_ms": "100"}, 0.0035, 95.5),
         ):
             publisher = self.make(**client)
             publisher._create()
@@ -965,7 +1043,7 @@ class OptionTests(SynchronousTestCase):
     def test_waiting_where_no_client_waits(self) -> None:
         """Where the answer does not wait for the delivery, batches are as large as librdkafka's."""
         publisher = KafkaPublisher(make_context(FakeMetrics(), {}, ack=2))
-        self.assertEqual((publisher.linger, publisher.batch_bytes), (0.004, 1_000_000))
+        self.assertEqual((publisher.linger, publisher.batch_bytes), (0.0035, 1_000_000))
 
     def test_linger_and_batch_that_do_not_fit(self) -> None:
         """Bad values for them stop the start, in librdkafka's words."""
