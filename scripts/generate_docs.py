@@ -72,9 +72,9 @@ other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients w
 
 `linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
 wait longer. Up to 4.5 ms of the linger requests wait in the queue instead of in librdkafka, and are
-then published together; a request that comes after a quiet moment does not wait there, and without a
-`batch.size` 64 KiB end the wait in the queue at `EVENT_ACK=1`. A longer linger, with a `batch.size`
-to match, sends fewer and larger batches, which compress better, and answers later at
+then published together; a request that comes after a quiet moment does not wait there, and without
+a `batch.size` 64 KiB end the wait in the queue at `EVENT_ACK=1`. A longer linger, with a
+`batch.size` to match, sends fewer and larger batches, which compress better, and answers later at
 `EVENT_ACK=1`.
 """
 

@@ -111,8 +111,9 @@ class _Group(Group):
     def learn(self, message: Message) -> None:
         """One of its events was delivered."""
         topic, partition = message.topic(), message.partition()
-        known = topic is not None and partition is not None
-        if self._partitions is not None and known and self._chosen.get(topic) == ANY:
+        assert topic is not None
+        assert partition is not None
+        if self._partitions is not None and self._chosen.get(topic) == ANY:
             self._partitions.learn(topic, partition)
 
     def end(self) -> None:
