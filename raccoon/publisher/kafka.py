@@ -72,6 +72,7 @@ _WHY_UNREACHABLE = frozenset(
 # Kafka has no limit of its own for a key; it travels with each event.
 _KEY_BYTES = 1024
 _MANY = 1 << 30
+_NOWHERE = (ANY, 0)
 
 Headers = dict[str, Any]
 
@@ -87,40 +88,48 @@ _RESERVED = {
 
 
 class _Group(Group):
-    """Also has a partition of each topic, the same for all its events.
+    """Also has partitions: one of each topic for as much as makes up a batch, then another.
 
     Args:
         size: how many requests.
         partitions: chooses them; None leaves it to librdkafka.
+        batch_bytes: payload bytes of a batch.
     """
 
-    def __init__(self, size: int, partitions: Partitions | None) -> None:
+    def __init__(self, size: int, partitions: Partitions | None, batch_bytes: int) -> None:
         self._partitions = partitions
-        self._chosen: dict[str, int] = {}
+        self._batch_bytes = batch_bytes
+        # By topic: where events go, and for how many bytes.
+        self._going: dict[str, tuple[int, int]] = {}
+        self._gone: list[tuple[str, int]] = []
         super().__init__(size)
 
-    def partition(self, topic: str) -> int:
-        """Where its events for a topic go."""
+    def partition(self, topic: str, payload_bytes: int) -> int:
+        """Where the next events for a topic go."""
         if self._partitions is None:
             return ANY
-        chosen = self._chosen.get(topic)
-        if chosen is None:
-            chosen = self._chosen[topic] = self._partitions.choose(topic)
-        return chosen
+        partition, room = self._going.get(topic, _NOWHERE)
+        if room <= 0:
+            partition, room = self._partitions.choose(topic), self._batch_bytes
+            self._gone.append((topic, partition))
+        self._going[topic] = partition, room - payload_bytes
+        return partition
 
     def learn(self, message: Message) -> None:
         """One of its events was delivered."""
+        if self._partitions is None:
+            return
         topic, partition = message.topic(), message.partition()
         assert topic is not None
         assert partition is not None
-        if self._partitions is not None and self._chosen.get(topic) == ANY:
+        if self._going.get(topic, _NOWHERE)[0] == ANY:
             self._partitions.learn(topic, partition)
 
     def end(self) -> None:
         """Every request is finished."""
         if self._partitions is not None:
-            for topic, chosen in self._chosen.items():
-                self._partitions.ended(topic, chosen)
+            for topic, partition in self._gone:
+                self._partitions.ended(topic, partition)
         super().end()
 
 
@@ -221,8 +230,10 @@ class KafkaPublisher:
         awaited = context.settings.event.ack == 1
         self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
-        enough = _ENOUGH_BYTES_AWAITED if awaited else _ENOUGH_BYTES
-        self.batch_bytes = int(size) if size.isdigit() else enough
+        self._full_batch_bytes = int(size) if size.isdigit() else _ENOUGH_BYTES
+        self.batch_bytes = self._full_batch_bytes
+        if awaited and not size.isdigit():
+            self.batch_bytes = _ENOUGH_BYTES_AWAITED
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -270,7 +281,7 @@ class KafkaPublisher:
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = _Group(len(requests), self._partitions)
+        group = _Group(len(requests), self._partitions, self._full_batch_bytes)
         deliveries = [_Delivery(self, group, request) for request in requests]
         with self._lock:
             self._handing_over += 1
@@ -395,7 +406,7 @@ class KafkaPublisher:
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
-            partition = delivery.sent_with.partition(topic)
+            partition = delivery.sent_with.partition(topic, request.payload_bytes)
             report = partial(delivery.report, event_type)
             for index, payload in enumerate(payloads):
                 if not careful:
@@ -432,7 +443,7 @@ class KafkaPublisher:
                 delivery.errors.append((event_type, topic))
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
-            partition = delivery.sent_with.partition(topic)
+            partition = delivery.sent_with.partition(topic, len(request.payloads[index]))
             report = partial(delivery.report_with, event_type, headers)
             error = self._produce_one(
                 deadline, topic, request.payloads[index], key, partition, headers, report

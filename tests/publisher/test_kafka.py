@@ -259,6 +259,15 @@ class PartitionTests(KafkaTestCase):
             self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
         self.assertEqual({-1, 0, 1, 2}, set(self.producer.asked))
 
+    def test_more_than_a_batch(self) -> None:
+        """Of a group that makes up several batches each goes to a partition of its own."""
+        self.publish_many(70)
+        requests = [make_request(events=[("click", b"x" * 250_000)] * 2) for _ in range(6)]
+        self.publish(*requests)
+        asked = self.producer.asked[-12:]
+        self.assertEqual({0, 1, 2}, set(asked))
+        self.assertEqual(asked, [place for place in asked[::4] for _ in range(4)])
+
     def test_one_that_is_slow(self) -> None:
         """A partition that does not answer has no more groups than the others have at once."""
         self.patch(kafka, "PATIENCE", 0.01)
