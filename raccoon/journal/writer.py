@@ -125,9 +125,9 @@ def _clock_of(thread: threading.Thread) -> Callable[[], float]:
 class Writer:
     """Commits in groups: what has come some time after the first.
 
-    That time is `delay` where the reactor is busy: a request that has a commit of
-    its own costs many times one among fifty, and what is delivered meanwhile is not written at all.
-    Where there is time to spare an early answer is worth more, and it is next to nothing.
+    That time is `delay` where the reactor is busy: a request that has a commit of its own costs
+    many times one among fifty, and what is delivered meanwhile is not written at all. Where there
+    is time to spare an early answer is worth more, and it is next to nothing.
 
     A group is at most 1 MiB, a request that goes over it included, and 500 requests.
     Results go to `written` and `failed`, called in the writer's thread once for each group.

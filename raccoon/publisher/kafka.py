@@ -40,8 +40,8 @@ _MESSAGE_TIMEOUT = ("delivery.timeout.ms", "message.timeout.ms")
 _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
-# save no more work than one. Longer than a few milliseconds they wait there, out of the queue. It
-# only has to wait until a group was handed over, or the group would be sent in parts.
+# save no more work than one. There they only wait until a group was handed over, or it would be
+# sent in parts; longer than a few milliseconds they wait there, too, out of the queue.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
 _GATHERING_MS = 4.5
 _HANDING_OVER_MS = 0.5
