@@ -17,7 +17,7 @@ from zope.interface import implementer
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import ILingeringPublisher, IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.delivery import Delivery, Group
+from raccoon.publisher.kafka_delivery import Headers, KafkaDelivery, KafkaGroup
 from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
 from raccoon.publisher.partitions import ANY, Partitions
@@ -72,9 +72,6 @@ _WHY_UNREACHABLE = frozenset(
 # Kafka has no limit of its own for a key; it travels with each event.
 _KEY_BYTES = 1024
 _MANY = 1 << 30
-_NOWHERE = (ANY, 0)
-
-Headers = dict[str, Any]
 
 # The producers, by what they are for.
 _MAIN = "main"
@@ -87,123 +84,16 @@ _RESERVED = {
 }
 
 
-class _Group(Group):
-    """Also has partitions: one of each topic for as much as makes up a batch, then another.
-
-    Args:
-        size: how many requests.
-        partitions: chooses them; None leaves it to librdkafka.
-        batch_bytes: payload bytes of a batch.
-    """
-
-    def __init__(self, size: int, partitions: Partitions | None, batch_bytes: int) -> None:
-        self._partitions = partitions
-        self._batch_bytes = batch_bytes
-        # By topic: where events go, and for how many bytes.
-        self._going: dict[str, tuple[int, int]] = {}
-        self._gone: list[tuple[str, int]] = []
-        super().__init__(size)
-
-    def partition(self, topic: str, payload_bytes: int) -> int:
-        """Where the next events for a topic go."""
-        if self._partitions is None:
-            return ANY
-        partition, room = self._going.get(topic, _NOWHERE)
-        if room <= 0:
-            partition, room = self._partitions.choose(topic), self._batch_bytes
-            self._gone.append((topic, partition))
-        self._going[topic] = partition, room - payload_bytes
-        return partition
-
-    def learn(self, message: Message) -> None:
-        """One of its events was delivered."""
-        if self._partitions is None:
-            return
-        topic, partition = message.topic(), message.partition()
-        assert topic is not None
-        assert partition is not None
-        if self._going.get(topic, _NOWHERE)[0] == ANY:
-            self._partitions.learn(topic, partition)
-
-    def end(self) -> None:
-        """Every request is finished."""
-        if self._partitions is not None:
-            for topic, partition in self._gone:
-                self._partitions.ended(topic, partition)
-        super().end()
-
-
-class _Delivery(Delivery):
-    """Collects the delivery reports of a request's events.
-
-    `report` runs in the poller thread only, `handed_over` in the publishing thread; whichever
-    sees the last event finishes the delivery.
-    """
-
-    __slots__ = ("_expected", "_publisher", "_reported", "errors", "sent_with", "tried")
-
-    def __init__(self, publisher: KafkaPublisher, group: _Group, request: CollectRequest) -> None:
-        super().__init__(group, request, publisher.account)
-        self.sent_with = group
-        self._publisher = publisher
-        self._reported = 0
-        self._expected = -1
-        self.errors: list[tuple[str, KafkaError]] = []
-        self.tried: list[str] = []
-
-    def report(self, event_type: str, error: KafkaError | None, message: Message) -> None:
-        """One of a request's events has its report; called once for each, so short."""
-        if error is None or not self._sent_alone(event_type, None, error, message):
-            self._reported += 1
-            if self._reported == self._expected:
-                if error is None:
-                    self.sent_with.learn(message)
-                self.finish()
-
-    def report_with(
-        self, event_type: str, headers: Headers, error: KafkaError | None, message: Message
-    ) -> None:
-        """A report does not have the headers that the event was sent with."""
-        if error is None:
-            self.sent_with.learn(message)
-            self._count_report()
-        elif not self._sent_alone(event_type, headers, error, message):
-            self._count_report()
-
-    def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
-        if error is not None:
-            self.errors.append((event_type, error))
-        self._count_report()
-
-    def _sent_alone(
-        self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
-    ) -> bool:
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._publisher.send_alone(
-            message, headers, partial(self.report_alone, event_type)
-        ):
-            return True
-        self.errors.append((event_type, error))
-        return False
-
-    def _count_report(self) -> None:
-        self._reported += 1
-        if self._reported == self._expected:
-            self.finish()
-
-    def handed_over(self, accepted: int) -> None:
-        self._expected = accepted
-        if self._reported == accepted:
-            self.finish()
-
-
 @implementer(IOrderedPublisher, ILingeringPublisher)
 class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Unless it says otherwise
-    idempotence is on, and linger.ms is 2 at acknowledgement level 1. Up to 5 ms of the linger are
-    the worker's, which publishes all that came together; librdkafka has the rest. What makes up a
-    batch.size, or 64 KiB at level 1 where that is not set, ends the worker's wait.
+    idempotence is on, and linger.ms is 2 at acknowledgement level 1. Up to 4.5 ms of the linger
+    are the worker's, which publishes all that came together; librdkafka has the rest. What makes up
+    a batch.size, or 64 KiB at level 1 where that is not set, ends the worker's wait.
+
+    Where it may choose, a group goes to partitions that have little on their way; see Partitions.
 
     With a partition key the events of a key reach librdkafka in the order in which they came, and
     an idempotent producer keeps it. What is sent again by `send_alone` may come behind later
@@ -281,8 +171,10 @@ class KafkaPublisher:
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = _Group(len(requests), self._partitions, self._full_batch_bytes)
-        deliveries = [_Delivery(self, group, request) for request in requests]
+        group = KafkaGroup(len(requests), self._partitions, self._full_batch_bytes)
+        deliveries = [
+            KafkaDelivery(group, request, self.account, self.send_alone) for request in requests
+        ]
         with self._lock:
             self._handing_over += 1
         try:
@@ -342,7 +234,7 @@ class KafkaPublisher:
             )
         return True
 
-    def account(self, delivery: _Delivery) -> PublishError | None:
+    def account(self, delivery: KafkaDelivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
         request = delivery.request
         group = request.identifier.group
@@ -392,7 +284,7 @@ class KafkaPublisher:
                 return producer
         return Producer(options)
 
-    def _produce(self, delivery: _Delivery) -> None:
+    def _produce(self, delivery: KafkaDelivery) -> None:
         """Hand over a request's events type by type, which keeps the order of each type."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
@@ -427,7 +319,7 @@ class KafkaPublisher:
                     delivery.errors.append((event_type, error))
         delivery.handed_over(accepted)
 
-    def _produce_each(self, delivery: _Delivery) -> None:
+    def _produce_each(self, delivery: KafkaDelivery) -> None:
         """Hand over a request's events in their order, with keys and headers."""
         request = delivery.request
         deadline = time.monotonic() + self._message_timeout
@@ -456,7 +348,7 @@ class KafkaPublisher:
                     topics[event_type] = error
         delivery.handed_over(accepted)
 
-    def _topics(self, delivery: _Delivery) -> dict[str, str | KafkaError]:
+    def _topics(self, delivery: KafkaDelivery) -> dict[str, str | KafkaError]:
         """Where the events of each type go, or why they cannot go there.
 
         Where one type has to wait all do: what is sent again is the whole request.
