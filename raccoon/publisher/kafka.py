@@ -72,6 +72,8 @@ _WHY_UNREACHABLE = frozenset(
 # Kafka has no limit of its own for a key; it travels with each event.
 _KEY_BYTES = 1024
 _MANY = 1 << 30
+# Where topics have fewer partitions, a single group at a time would leave them idle between groups.
+_PARALLEL_AT_LEAST = 3
 
 # The producers, by what they are for.
 _MAIN = "main"
@@ -144,8 +146,9 @@ class KafkaPublisher:
 
     @property
     def parallel(self) -> int:
-        """Groups for which there are partitions that have nothing on its way, or many."""
-        return _MANY if self._partitions is None else self._partitions.most or _MANY
+        """Groups for which there are partitions with nothing on its way, but some in any case."""
+        known = 0 if self._partitions is None else self._partitions.most
+        return max(known, _PARALLEL_AT_LEAST) if known else _MANY
 
     def start(self) -> None:
         """Create the producer and the thread that serves its reports.

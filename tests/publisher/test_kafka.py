@@ -250,7 +250,15 @@ class PartitionTests(KafkaTestCase):
         counts = Counter(group[0] for group in later)
         self.assertEqual({0, 1, 2}, set(counts))
         self.assertLessEqual(max(counts.values()) - min(counts.values()), 1)
-        self.assertEqual(3, self.publisher.parallel)
+
+    def test_parallel(self) -> None:
+        """As many groups go at once as there are partitions, but not fewer than some."""
+        for partitions, parallel in ((1, 3), (7, 7)):
+            self.start()
+            self.producer.partitions = partitions
+            for number in range(64):
+                self.publish(make_request(events=[("click", b"%d" % number)]))
+            self.assertEqual(parallel, self.publisher.parallel)
 
     def test_with_metadata(self) -> None:
         """Events with headers are spread likewise."""
