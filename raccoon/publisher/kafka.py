@@ -123,9 +123,8 @@ class KafkaPublisher:
         self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
         self._full_batch_bytes = int(size) if size.isdigit() else _ENOUGH_BYTES
-        self.batch_bytes = self._full_batch_bytes
-        if awaited and not size.isdigit():
-            self.batch_bytes = _ENOUGH_BYTES_AWAITED
+        enough = _ENOUGH_BYTES_AWAITED if awaited else _ENOUGH_BYTES
+        self.batch_bytes = int(size) if size.isdigit() else enough
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -301,8 +300,8 @@ class KafkaPublisher:
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
-            partition = delivery.sent_with.partition(topic, request.payload_bytes)
-            report = partial(delivery.report, event_type)
+            partition = delivery.group.partition(topic, request.payload_bytes)
+            report = partial(delivery.report, event_type, None)
             for index, payload in enumerate(payloads):
                 if not careful:
                     try:
@@ -338,8 +337,8 @@ class KafkaPublisher:
                 delivery.errors.append((event_type, topic))
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
-            partition = delivery.sent_with.partition(topic, len(request.payloads[index]))
-            report = partial(delivery.report_with, event_type, headers)
+            partition = delivery.group.partition(topic, len(request.payloads[index]))
+            report = partial(delivery.report, event_type, headers)
             error = self._produce_one(
                 deadline, topic, request.payloads[index], key, partition, headers, report
             )

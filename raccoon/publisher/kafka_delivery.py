@@ -25,6 +25,9 @@ class KafkaGroup(Group):
         size: how many requests.
         partitions: chooses them; None leaves it to librdkafka.
         batch_bytes: payload bytes of a batch.
+
+    Attributes:
+        learns: some of its events go where librdkafka has them go, and `learn` is to be told.
     """
 
     def __init__(self, size: int, partitions: Partitions | None, batch_bytes: int) -> None:
@@ -33,6 +36,7 @@ class KafkaGroup(Group):
         # By topic: where events go, and for how many bytes.
         self._going: dict[str, tuple[int, int]] = {}
         self._gone: list[tuple[str, int]] = []
+        self.learns = False
         super().__init__(size)
 
     def partition(self, topic: str, payload_bytes: int) -> int:
@@ -43,6 +47,7 @@ class KafkaGroup(Group):
         if room <= 0:
             partition, room = self._partitions.choose(topic), self._batch_bytes
             self._gone.append((topic, partition))
+            self.learns = self.learns or partition == ANY
         self._going[topic] = partition, room - payload_bytes
         return partition
 
@@ -77,12 +82,12 @@ class KafkaDelivery(Delivery):
         send_alone: sends an event again in a batch of its own; False where it cannot.
 
     Attributes:
-        sent_with: its group.
         errors: the type of each event that failed, and why.
         tried: topics that it is the trial of.
     """
 
-    __slots__ = ("_expected", "_reported", "_send_alone", "errors", "sent_with", "tried")
+    __slots__ = ("_expected", "_reported", "_send_alone", "errors", "tried")
+    group: KafkaGroup
 
     def __init__(
         self,
@@ -92,37 +97,35 @@ class KafkaDelivery(Delivery):
         send_alone: Callable[[Message, Headers | None, Callable[..., None]], bool],
     ) -> None:
         super().__init__(group, request, account)
-        self.sent_with = group
         self._send_alone = send_alone
         self._reported = 0
         self._expected = -1
         self.errors: list[tuple[str, KafkaError]] = []
         self.tried: list[str] = []
 
-    def report(self, event_type: str, error: KafkaError | None, message: Message) -> None:
-        """One of a request's events has its report; called once for each, so short."""
-        if error is None or not self._sent_alone(event_type, None, error, message):
-            self._reported += 1
-            if self._reported == self._expected:
-                if error is None:
-                    self.sent_with.learn(message)
-                self.finish()
-
-    def report_with(
-        self, event_type: str, headers: Headers, error: KafkaError | None, message: Message
+    def report(
+        self, event_type: str, headers: Headers | None, error: KafkaError | None, message: Message
     ) -> None:
-        """A report does not have the headers that the event was sent with."""
+        """One of a request's events has its report; called once for each, so short.
+
+        The message of a report does not have the headers that the event was sent with.
+        """
         if error is None:
-            self.sent_with.learn(message)
-            self._count_report()
-        elif not self._sent_alone(event_type, headers, error, message):
-            self._count_report()
+            if self.group.learns:
+                self.group.learn(message)
+        elif self._sent_alone(event_type, headers, error, message):
+            return
+        self._reported += 1
+        if self._reported == self._expected:
+            self.finish()
 
     def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
         """An event that was sent again has its report."""
         if error is not None:
             self.errors.append((event_type, error))
-        self._count_report()
+        self._reported += 1
+        if self._reported == self._expected:
+            self.finish()
 
     def _sent_alone(
         self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
@@ -133,11 +136,6 @@ class KafkaDelivery(Delivery):
             return True
         self.errors.append((event_type, error))
         return False
-
-    def _count_report(self) -> None:
-        self._reported += 1
-        if self._reported == self._expected:
-            self.finish()
 
     def handed_over(self, accepted: int) -> None:
         """Reports come for so many of its events."""

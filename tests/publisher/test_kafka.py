@@ -267,6 +267,13 @@ class PartitionTests(KafkaTestCase):
             self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
         self.assertEqual({-1, 0, 1, 2}, set(self.producer.asked))
 
+    def test_every_topic_is_learnt(self) -> None:
+        """The partitions of each topic are known, whichever topic's event is reported last."""
+        self.start()
+        for _ in range(70):
+            self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
+        self.assertNotIn(-1, self.producer.asked[-2:])
+
     def test_more_than_a_batch(self) -> None:
         """Of a group that makes up several batches each goes to a partition of its own."""
         self.publish_many(70)
