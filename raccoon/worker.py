@@ -67,7 +67,7 @@ class Slots:
 
     def _may_take(self) -> bool:
         taken = self._size - len(self._free)
-        return taken < self._size and (not taken or taken < self._most())
+        return taken < min(self._size, max(self._most(), 1))
 
     def _no_longer(self, _: Any) -> None:
         self._waiter = None

@@ -39,6 +39,19 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
     return kept | {name: str(value) for name, value in settings.items()}
 
 
+def process_stat(pid: int) -> list[str]:
+    """What /proc says of a process behind its name, its state first; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def running(pid: int) -> bool:
+    """Whether a process still runs."""
+    return process_stat(pid)[:1] not in ([], ["Z"])
+
+
 class Daemon:
     """One service on free ports.
 
@@ -171,11 +184,7 @@ class Daemon:
         """Whether its process still runs."""
         if self._process is not None:
             return self._process.poll() is None
-        try:
-            status = Path(f"/proc/{self.pid}/stat").read_text()
-        except OSError:
-            return False
-        return status.rpartition(")")[2].split()[0] != "Z"
+        return running(self.pid)
 
     def child(self) -> int:
         """The process that the command of `under` runs, or 0 if it is gone."""
@@ -236,7 +245,7 @@ class Daemon:
 
     def processor_time(self) -> float:
         """Seconds of processor time that its process took so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = process_stat(self.pid)
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident(self) -> int:

@@ -18,7 +18,7 @@ from raccoon.proto.raccoon_pb2 import Code, SendEventResponse
 from tests.engines.kafka import KafkaBroker
 from tests.integration.case import SharedCase
 from tests.integration.clients import CODECS, ID_HEADER, TIMEOUT, WebSocketClient
-from tests.integration.daemon import PROJECT, Daemon
+from tests.integration.daemon import PROJECT, Daemon, running
 from tests.integration.load import LOST, Load, in_threads, payloads
 from tests.integration.statsd import StatsdCapture
 from tests.integration.waiting import wait_until
@@ -45,15 +45,6 @@ def index_of(pid: int) -> int | None:
     """Which worker a process is."""
     found = re.fullmatch(r"raccoon-(\d+)\n", Path(f"/proc/{pid}/comm").read_text())
     return int(found[1]) if found else None
-
-
-def running(pid: int) -> bool:
-    """Whether a process still runs."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def web_socket(daemon: Daemon, client_id: str) -> ClientConnection:
