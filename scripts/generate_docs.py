@@ -68,7 +68,7 @@ for each dot: `PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS` is `bootstrap.servers`,
 `PUBLISHER_KAFKA_CLIENT_COMPRESSION_TYPE` is `compression.type`. An option that librdkafka does not
 know stops the start with its own message. Unless set otherwise, `enable.idempotence` is on where no
 other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait.
-`transactional.id` and `delivery.report.only.error` cannot be used.
+`transactional.id` cannot be used; `delivery.report.only.error` is always true.
 
 `linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
 wait longer. Up to 4.5 ms of the linger requests wait in the queue instead of in librdkafka, and are

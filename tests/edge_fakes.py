@@ -673,11 +673,10 @@ def read_answer(frame: Frame) -> dict[str, Any]:
 class FakeMessage:
     """confluent_kafka's Message, as a delivery report has it."""
 
-    def __init__(self, topic: str, value: bytes, key: str | bytes | None, partition: int) -> None:
+    def __init__(self, topic: str, value: bytes, key: str | bytes | None) -> None:
         self._topic = topic
         self._value = value
         self._key = key
-        self._partition = partition
 
     def topic(self) -> str:
         return self._topic
@@ -688,17 +687,16 @@ class FakeMessage:
     def key(self) -> str | bytes | None:
         return self._key
 
-    def partition(self) -> int:
-        return self._partition
-
 
 class FakeProducer:
-    """confluent_kafka's Producer with a cluster in memory.
+    """confluent_kafka's Producer, set to report errors only, with a cluster in memory.
 
-    A thread that polls is served at once: every event that is not held gets its report.
+    A thread that polls is served at once: of every event that is not held it lets go, and has
+    reported its failure before.
 
     Attributes:
         partitions: of each topic.
+        leaderless: those that have no leader.
         asked: for each event that was taken, the partition that it was to go to.
 
     Args:
@@ -713,8 +711,8 @@ class FakeProducer:
         self._queue: list[tuple[bytes, Callable[..., None]]] = []
         self._purged: list[tuple[bytes, Callable[..., None]]] = []
         self._topics: dict[bytes, str] = {}
-        self._partitions: dict[bytes, int] = {}
         self.partitions = 3
+        self.leaderless: set[int] = set()
         self.asked: list[int] = []
         self._errors: list[KafkaError] = []
         self._broken = False
@@ -767,9 +765,6 @@ class FakeProducer:
                 self.full_times += 1
                 raise BufferError
             self.asked.append(partition)
-            self._partitions[value] = len(self.asked) % self.partitions
-            if partition >= 0:
-                self._partitions[value] = partition
             self._queue.append((value, on_delivery))
             self.accepted.append((topic, value))
             if key is not None:
@@ -797,10 +792,15 @@ class FakeProducer:
             self._purged += self._queue
             self._queue = []
 
-    def list_topics(self, timeout: float) -> object:
+    def list_topics(self, topic: str | None = None, *, timeout: float) -> object:
         if not self.reachable:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
-        return SimpleNamespace(topics=dict.fromkeys(self.topics))
+        partitions = {
+            number: SimpleNamespace(leader=-1 if number in self.leaderless else 1)
+            for number in range(self.partitions)
+        }
+        known = SimpleNamespace(partitions=partitions)
+        return SimpleNamespace(topics=dict.fromkeys([topic] if topic else self.topics, known))
 
     def _due(self) -> bool:
         return bool(self._purged) or any(value not in self.held for value, _ in self._queue)
@@ -810,12 +810,15 @@ class FakeProducer:
             purged, self._purged = self._purged, []
             due = [entry for entry in self._queue if entry[0] not in self.held]
             self._queue = [entry for entry in self._queue if entry[0] in self.held]
-        for value, callback in due:
-            code = self.failures.get(value)
-            message = FakeMessage(
-                self._topics[value], value, self.keys.get(value), self._partitions[value]
-            )
-            callback(None if code is None else KafkaError(code), message)
-        for _, callback in purged:
+        served = len(due) + len(purged)
+        while due:
+            value, callback = due.pop(0)
+            if value in self.failures:
+                message = FakeMessage(self._topics[value], value, self.keys.get(value))
+                callback(KafkaError(self.failures[value]), message)
+            del callback
+        while purged:
+            _, callback = purged.pop(0)
             callback(KafkaError(KafkaError._PURGE_QUEUE), None)
-        return len(due) + len(purged)
+            del callback
+        return served

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import ILingeringPublisher, IOrderedPublisher, Outcome
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.kafka_delivery import Headers, KafkaDelivery, KafkaGroup
+from raccoon.publisher.kafka_delivery import Headers, KafkaDelivery, KafkaGroup, Reports
 from raccoon.publisher.kafka_log import ClientLog
 from raccoon.publisher.kafka_stats import Statistics
 from raccoon.publisher.partitions import ANY, Partitions
@@ -79,11 +79,7 @@ _PARALLEL_AT_LEAST = 3
 _MAIN = "main"
 _ALONE = "alone"
 
-# With these the publisher cannot keep its contract.
-_RESERVED = {
-    "delivery.report.only.error": "every event needs its delivery report",
-    "transactional.id": "events are not sent in transactions",
-}
+_TRANSACTIONAL = "transactional.id"
 
 
 @implementer(IOrderedPublisher, ILingeringPublisher)
@@ -105,11 +101,7 @@ class KafkaPublisher:
     name = "kafka"
 
     def __init__(self, context: PublisherContext) -> None:
-        given = context.settings.publisher.kafka.client
-        self._client: dict[str, Any] = {
-            name: value for name, value in given.items() if name not in _RESERVED
-        }
-        self._reserved = {name: value for name, value in given.items() if name in _RESERVED}
+        self._client: dict[str, Any] = dict(context.settings.publisher.kafka.client)
         self._context = context
         self._metrics = context.metrics
         servers = self._client.get("bootstrap.servers") or self._client.get("metadata.broker.list")
@@ -132,7 +124,7 @@ class KafkaPublisher:
         self._turns = Turns() if keyed else None
         self._trials = Trials(self._list_topics)
         chooses = not keyed and _may_choose(self._client)
-        self._partitions = Partitions() if chooses else None
+        self._partitions = Partitions(self._partitions_of) if chooses else None
         # By type `_produce` keeps the order only where each type has a topic of its own.
         each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
         self._hand_over = self._produce_each if each else self._produce
@@ -155,9 +147,10 @@ class KafkaPublisher:
         Raises:
             StartError: librdkafka refuses an option; in its words.
         """
-        for name, why in _RESERVED.items():
-            if self._reserved.get(name, "false").lower() != "false":
-                raise StartError(f"{_variable(name)}: cannot be used: {why}")
+        if _TRANSACTIONAL in self._client:
+            raise StartError(
+                f"{_variable(_TRANSACTIONAL)}: cannot be used: events are not sent in transactions"
+            )
         try:
             self._producer = self._create()
         except KafkaException as error:
@@ -269,6 +262,7 @@ class KafkaPublisher:
             "statistics.interval.ms": interval,
             **self._client,
             **besides,
+            "delivery.report.only.error": True,  # see Reports
             "error_cb": partial(self._on_error, name),
             "stats_cb": partial(self._statistics.record, name),
             "logger": ClientLog(),
@@ -289,8 +283,8 @@ class KafkaPublisher:
     def _produce(self, delivery: KafkaDelivery) -> None:
         """Hand over a request's events type by type, which keeps the order of each type."""
         request = delivery.request
+        reports = Reports(delivery)
         deadline = time.monotonic() + self._message_timeout
-        accepted = 0
         # The careful way waits for room, and takes nothing once the publisher closes.
         careful = self._closing.is_set()
         topics = self._topics(delivery)
@@ -301,36 +295,33 @@ class KafkaPublisher:
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
             partition = delivery.group.partition(topic, request.payload_bytes)
-            report = partial(delivery.report, event_type, None)
+            report = reports.of(event_type, None)
             for index, payload in enumerate(payloads):
                 if not careful:
                     try:
                         # By position: names would take half as long again.
                         self._producer.produce(topic, payload, key, partition, report)
-                        accepted += 1
                         continue
                     except (BufferError, KafkaException, ValueError):
                         careful = True
                 error = self._produce_one(deadline, topic, payload, key, partition, {}, report)
                 if error is None:
-                    accepted += 1
-                elif error.code() in _UNKNOWN_TOPIC:
+                    continue
+                if error.code() in _UNKNOWN_TOPIC:
                     delivery.errors += [(event_type, error)] * (len(payloads) - index)
                     break
-                else:
-                    delivery.errors.append((event_type, error))
-        delivery.handed_over(accepted)
+                delivery.errors.append((event_type, error))
 
     def _produce_each(self, delivery: KafkaDelivery) -> None:
         """Hand over a request's events in their order, with keys and headers."""
         request = delivery.request
+        reports = Reports(delivery)
         deadline = time.monotonic() + self._message_timeout
         topics = self._topics(delivery)
         keys = {
             event_type: self._context.partition_key(request, event_type, _KEY_BYTES)
             for event_type in topics
         }
-        accepted = 0
         for index, event_type in enumerate(request.types):
             topic, key = topics[event_type], keys[event_type]
             if isinstance(topic, KafkaError):
@@ -338,17 +329,14 @@ class KafkaPublisher:
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
             partition = delivery.group.partition(topic, len(request.payloads[index]))
-            report = partial(delivery.report, event_type, headers)
+            report = reports.of(event_type, headers)
             error = self._produce_one(
                 deadline, topic, request.payloads[index], key, partition, headers, report
             )
-            if error is None:
-                accepted += 1
-            else:
+            if error is not None:
                 delivery.errors.append((event_type, error))
                 if error.code() in _UNKNOWN_TOPIC:
                     topics[event_type] = error
-        delivery.handed_over(accepted)
 
     def _topics(self, delivery: KafkaDelivery) -> dict[str, str | KafkaError]:
         """Where the events of each type go, or why they cannot go there.
@@ -457,6 +445,17 @@ class KafkaPublisher:
             return frozenset(self._producer.list_topics(timeout=_PROBE_TIMEOUT).topics)
         except KafkaException:
             return None
+
+    def _partitions_of(self, topic: str) -> list[int]:
+        """Those of a topic that have a leader; none where the cluster does not answer."""
+        if not self.reachable:
+            return []
+        try:
+            topics = self._producer.list_topics(topic, timeout=_PROBE_TIMEOUT).topics
+        except KafkaException:
+            return []
+        found = topics[topic].partitions if topic in topics else {}
+        return [number for number, known in found.items() if known.leader >= 0]
 
     def _probe(self) -> None:
         answers = self._list_topics() is not None

@@ -1,4 +1,4 @@
-"""Requests on their way to Kafka: their partitions and their events' delivery reports."""
+"""Requests on their way to Kafka: their partitions, and what failed of them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ class KafkaGroup(Group):
         size: how many requests.
         partitions: chooses them; None leaves it to librdkafka.
         batch_bytes: payload bytes of a batch.
-
-    Attributes:
-        learns: some of its events go where librdkafka has them go, and `learn` is to be told.
     """
 
     def __init__(self, size: int, partitions: Partitions | None, batch_bytes: int) -> None:
@@ -36,7 +33,6 @@ class KafkaGroup(Group):
         # By topic: where events go, and for how many bytes.
         self._going: dict[str, tuple[int, int]] = {}
         self._gone: list[tuple[str, int]] = []
-        self.learns = False
         super().__init__(size)
 
     def partition(self, topic: str, payload_bytes: int) -> int:
@@ -47,19 +43,8 @@ class KafkaGroup(Group):
         if room <= 0:
             partition, room = self._partitions.choose(topic), self._batch_bytes
             self._gone.append((topic, partition))
-            self.learns = self.learns or partition == ANY
         self._going[topic] = partition, room - payload_bytes
         return partition
-
-    def learn(self, message: Message) -> None:
-        """One of its events was delivered."""
-        if self._partitions is None:
-            return
-        topic, partition = message.topic(), message.partition()
-        assert topic is not None
-        assert partition is not None
-        if self._going.get(topic, _NOWHERE)[0] == ANY:
-            self._partitions.learn(topic, partition)
 
     def end(self) -> None:
         """Every request is finished."""
@@ -70,10 +55,7 @@ class KafkaGroup(Group):
 
 
 class KafkaDelivery(Delivery):
-    """Collects the delivery reports of a request's events.
-
-    The reports run in the poller thread only, `handed_over` in the publishing thread; whichever
-    sees the last event finishes the delivery.
+    """A request whose events a producer has.
 
     Args:
         group: the publish that it belongs to.
@@ -86,7 +68,7 @@ class KafkaDelivery(Delivery):
         tried: topics that it is the trial of.
     """
 
-    __slots__ = ("_expected", "_reported", "_send_alone", "errors", "tried")
+    __slots__ = ("errors", "send_alone", "tried")
     group: KafkaGroup
 
     def __init__(
@@ -97,48 +79,46 @@ class KafkaDelivery(Delivery):
         send_alone: Callable[[Message, Headers | None, Callable[..., None]], bool],
     ) -> None:
         super().__init__(group, request, account)
-        self._send_alone = send_alone
-        self._reported = 0
-        self._expected = -1
+        self.send_alone = send_alone
         self.errors: list[tuple[str, KafkaError]] = []
         self.tried: list[str] = []
 
-    def report(
-        self, event_type: str, headers: Headers | None, error: KafkaError | None, message: Message
-    ) -> None:
-        """One of a request's events has its report; called once for each, so short.
+
+class Reports:
+    """Takes the delivery reports of a request's events, and finishes it when it is let go of.
+
+    A producer with `delivery.report.only.error` reports what failed. It keeps the callable that
+    came with an event until the event was delivered, or its failure reported. So the last
+    reference goes when nothing is on its way and the publishing thread, too, has let go. A report
+    of each event that was delivered would cost as much as handing it over.
+
+    Args:
+        delivery: to be finished.
+    """
+
+    __slots__ = ("_delivery",)
+
+    def __init__(self, delivery: KafkaDelivery) -> None:
+        self._delivery = delivery
+
+    def __del__(self) -> None:
+        self._delivery.finish()
+
+    def of(self, event_type: str, headers: Headers | None) -> Callable[..., None]:
+        """What a producer is given with events of a type.
 
         The message of a report does not have the headers that the event was sent with.
         """
-        if error is None:
-            if self.group.learns:
-                self.group.learn(message)
-        elif self._sent_alone(event_type, headers, error, message):
-            return
-        self._reported += 1
-        if self._reported == self._expected:
-            self.finish()
+        return partial(self._failed, event_type, headers)
 
-    def report_alone(self, event_type: str, error: KafkaError | None, _message: Message) -> None:
-        """An event that was sent again has its report."""
-        if error is not None:
-            self.errors.append((event_type, error))
-        self._reported += 1
-        if self._reported == self._expected:
-            self.finish()
-
-    def _sent_alone(
+    def _failed(
         self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
-    ) -> bool:
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and self._send_alone(
-            message, headers, partial(self.report_alone, event_type)
+    ) -> None:
+        alone = partial(self._failed_alone, event_type)
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE or not self._delivery.send_alone(
+            message, headers, alone
         ):
-            return True
-        self.errors.append((event_type, error))
-        return False
+            self._delivery.errors.append((event_type, error))
 
-    def handed_over(self, accepted: int) -> None:
-        """Reports come for so many of its events."""
-        self._expected = accepted
-        if self._reported == accepted:
-            self.finish()
+    def _failed_alone(self, event_type: str, error: KafkaError, _message: Message) -> None:
+        self._delivery.errors.append((event_type, error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import attrs
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -20,6 +21,7 @@ from raccoon.config import KafkaSettings, Settings
 from raccoon.errors import PublishError, StartError
 from raccoon.publisher import PublisherContext, kafka
 from raccoon.publisher.kafka import KafkaPublisher
+from raccoon.publisher.partitions import Partitions
 from raccoon.publisher.trials import Trials
 from raccoon.request import CollectRequest
 from tests.edge_fakes import FakeProducer
@@ -108,6 +110,11 @@ class KafkaTestCase(SynchronousTestCase):
         self.publisher.start()
         self.addCleanup(self.publisher.close, 0)
         self.producer = self.publisher.created.get(timeout=WAIT)
+
+    def ask_at_once(self) -> None:
+        """Have the partitions of a topic asked for when it is first used."""
+        if self.publisher._partitions is not None:
+            self.publisher._partitions = Partitions(self.publisher._partitions_of, first_seconds=0)
 
     def publish(self, *requests: CollectRequest) -> list[Any]:
         """The outcomes, those that come later included."""
@@ -237,17 +244,17 @@ class PartitionTests(KafkaTestCase):
     def publish_many(self, groups: int, **client: str) -> list[int]:
         """Groups of two requests; gives the partitions that were asked for, by event."""
         self.start(client)
+        self.ask_at_once()
         for number in range(groups):
             self.publish(*[make_request(events=[("click", b"%d" % number)] * 2) for _ in range(2)])
         return self.producer.asked
 
     def test_spread(self) -> None:
-        """Once the partitions are known, the groups go to each of them in turn, and each to one."""
+        """The groups go to each of the partitions in turn, and each to one."""
         asked = self.publish_many(100)
-        self.assertEqual({-1}, set(asked[: 64 * 4]))
-        later = [asked[start : start + 4] for start in range(64 * 4, len(asked), 4)]
-        self.assertTrue(all(len(set(group)) == 1 for group in later))
-        counts = Counter(group[0] for group in later)
+        groups = [asked[start : start + 4] for start in range(0, len(asked), 4)]
+        self.assertTrue(all(len(set(group)) == 1 for group in groups))
+        counts = Counter(group[0] for group in groups)
         self.assertEqual({0, 1, 2}, set(counts))
         self.assertLessEqual(max(counts.values()) - min(counts.values()), 1)
 
@@ -255,28 +262,43 @@ class PartitionTests(KafkaTestCase):
         """As many groups go at once as there are partitions, but not fewer than some."""
         for partitions, parallel in ((1, 3), (7, 7)):
             self.start()
+            self.ask_at_once()
             self.producer.partitions = partitions
-            for number in range(64):
-                self.publish(make_request(events=[("click", b"%d" % number)]))
+            self.publish(make_request())
             self.assertEqual(parallel, self.publisher.parallel)
 
     def test_with_metadata(self) -> None:
         """Events with headers are spread likewise."""
         self.start(metadata=True)
-        for _ in range(100):
+        self.ask_at_once()
+        for _ in range(30):
             self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
-        self.assertEqual({-1, 0, 1, 2}, set(self.producer.asked))
+        self.assertEqual([(n // 2) % 3 for n in range(60)], self.producer.asked)
 
-    def test_every_topic_is_learnt(self) -> None:
-        """The partitions of each topic are known, whichever topic's event is reported last."""
+    def test_without_a_leader(self) -> None:
+        """A partition that takes no events now is not chosen."""
         self.start()
-        for _ in range(70):
-            self.publish(make_request(events=[("click", b"1"), ("view", b"2")]))
-        self.assertNotIn(-1, self.producer.asked[-2:])
+        self.ask_at_once()
+        self.producer.leaderless = {1}
+        for _ in range(10):
+            self.publish(make_request())
+        self.assertEqual({0, 2}, set(self.producer.asked))
+
+    def test_no_answer(self) -> None:
+        """While the cluster does not say what there is, the choice is librdkafka's."""
+        self.start()
+        self.ask_at_once()
+        self.assertEqual([None], self.publish(make_request()))
+        self.producer.reachable = False
+        self.publish(make_request(events=[("view", b"1")]))
+        self.assertEqual(-1, self.producer.asked[-1])
+        self.producer.reachable = True
+        self.publish(make_request(events=[("view", b"1")]))
+        self.assertNotEqual(-1, self.producer.asked[-1])
 
     def test_more_than_a_batch(self) -> None:
         """Of a group that makes up several batches each goes to a partition of its own."""
-        self.publish_many(70)
+        self.publish_many(9)
         requests = [make_request(events=[("click", b"x" * 250_000)] * 2) for _ in range(6)]
         self.publish(*requests)
         asked = self.producer.asked[-12:]
@@ -286,7 +308,7 @@ class PartitionTests(KafkaTestCase):
     def test_one_that_is_slow(self) -> None:
         """A partition that does not answer has no more groups than the others have at once."""
         self.patch(kafka, "PATIENCE", 0.01)
-        self.publish_many(70)
+        self.publish_many(9)
         self.producer.held.add(b"slow")
         (outcome,) = self.publisher.publish([make_request(events=[("click", b"slow")])])
         slow = self.producer.asked[-1]
@@ -306,30 +328,32 @@ class PartitionTests(KafkaTestCase):
             {"sticky.partitioning.linger.ms": "100"},
             {"enable.idempotence": "false"},
         ):
-            self.assertEqual({-1}, set(self.publish_many(80, **client)), client)
+            self.assertEqual({-1}, set(self.publish_many(5, **client)), client)
             self.assertGreater(self.publisher.parallel, 1000)
         self.start(key="connection")
-        for _ in range(80):
-            self.publish(make_request())
+        self.ask_at_once()
+        self.publish(make_request())
         self.assertEqual({-1}, set(self.producer.asked))
 
     def test_fewer_partitions_than_before(self) -> None:
         """Events for a partition that is gone go to another, and none fails."""
-        self.publish_many(70)
+        self.publish_many(9)
         self.producer.partitions = 1
         for _ in range(5):
             self.assertEqual([None], self.publish(make_request(events=[("click", b"1")] * 3)))
 
     def test_partition_that_is_gone_later(self) -> None:
         """Events that waited for it fail, and not for good; their topic is learnt anew."""
-        asked = self.publish_many(70)
+        asked = self.publish_many(9)
         self.assertNotEqual(-1, asked[-1])
         self.producer.failures[b"bad"] = KafkaError._UNKNOWN_PARTITION
         (outcome,) = self.publish(make_request(events=[("click", b"bad")]))
         self.check_failed(outcome, 1, 1)
         self.assertEqual({}, outcome.lasting)
-        self.publish(make_request(events=[("click", b"good")]))
-        self.assertEqual(-1, self.producer.asked[-1])
+        self.producer.partitions = 5
+        for _ in range(5):
+            self.publish(make_request(events=[("click", b"good")]))
+        self.assertEqual({0, 1, 2, 3, 4}, set(self.producer.asked[-5:]))
 
 
 class KeyTests(KafkaTestCase):
@@ -1076,17 +1100,29 @@ class OptionTests(SynchronousTestCase):
         for value in ("large", "-1", "0"):
             self.assertIn("batch.size", self.refusal(batch_size=value))
 
-    def test_option_that_needs_every_report(self) -> None:
-        """Options with which the publisher could not keep its word are refused by name."""
-        for option, value in (("delivery_report_only_error", "true"), ("transactional_id", "me")):
-            reason = self.refusal(**{option: value})
-            self.assertIn(f"PUBLISHER_KAFKA_CLIENT_{option.upper()}", reason)
-            self.assertIn("cannot be used", reason)
+    def test_transactions(self) -> None:
+        """An option with which the publisher could not keep its word is refused by name."""
+        reason = self.refusal(transactional_id="me")
+        self.assertIn("PUBLISHER_KAFKA_CLIENT_TRANSACTIONAL_ID: cannot be used", reason)
 
-    def test_reserved_option_that_is_off(self) -> None:
-        """A reserved option at its harmless value does not stop the producer's making."""
-        producer = self.make(delivery_report_only_error="false")._create()
-        self.assertIsInstance(producer, Producer)
+    def test_reports_of_errors_only(self) -> None:
+        """Whatever the option says, a failure is reported, and then the callable is let go of."""
+        for value in ("true", "false"):
+            producer = self.make(delivery_report_only_error=value)._create()
+            reported: list[int] = []
+
+            def report(error: KafkaError, _: Message, reported: list[int] = reported) -> None:
+                reported.append(error.code())
+
+            held = weakref.ref(report)
+            for _ in range(2):
+                producer.produce("click", b"1", None, -1, report)
+            del report
+            self.assertIsNotNone(held())
+            producer.purge()
+            producer.flush(WAIT)
+            self.assertEqual([KafkaError._PURGE_QUEUE] * 2, reported)
+            self.assertIsNone(held())
 
     def test_idempotence_gives_way(self) -> None:
         """Options that exclude idempotence switch it off, which the log says, and not the start."""
