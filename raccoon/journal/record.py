@@ -83,3 +83,17 @@ def decode(stored: bytes) -> Iterator[Record]:
             stored[at + client + group : end],
         )
         offset = end
+
+
+def salvage(stored: bytes) -> Iterator[tuple[int, Record]]:
+    """The records of a damaged group whose checksums hold, each with its number in the group."""
+    offset = number = 0
+    while offset + _HEAD.size <= len(stored):
+        length = _HEAD.unpack_from(stored, offset)[1]
+        try:
+            for record in decode(stored[offset : offset + length]):
+                yield number, record
+        except DamagedError:
+            pass
+        offset += max(length, _HEAD.size)
+        number += 1

@@ -5,16 +5,17 @@ from __future__ import annotations
 import array
 import hashlib
 import os
+import shutil
 import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import apsw
 
-from raccoon.journal.record import DamagedError, Record, decode
+from raccoon.journal.record import DamagedError, Record, decode, salvage
 
 SUFFIX = ".journal"
 _SUM = ".sum"
@@ -29,10 +30,15 @@ _PAGE_BYTES = 8_192
 # A file that was made to the end takes more, its log included.
 _UNMADE_BYTES = 5 * _PAGE_BYTES
 
-# Of SQLite's log: the size of a page. Of a frame in it: how many pages the file has after the
-# commit that it ends.
+# Of SQLite's log: the size of a page. Of a frame in it: the number of its page, and how many pages
+# the file has after the commit that it ends.
 _LOG_HEAD = struct.Struct(">8xI20x")
-_FRAME_HEAD = struct.Struct(">4xI16x")
+_FRAME_HEAD = struct.Struct(">II16x")
+_PAGE_SIZES = frozenset(512 << power for power in range(8))
+# Where a file says whether it has a log, and how it says that it has none.
+_FILE_VERSIONS_AT, _FILE_WITHOUT_LOG = 18, b"\x01\x01"
+# More rows than a page has.
+_UNREADABLE_ROWS = 1000
 
 # What else can go wrong, such as no file descriptor being free, passes.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
@@ -69,6 +75,14 @@ class Delivered(NamedTuple):
 
     ranges: list[tuple[int, int]]
     carried: list[tuple[int, bytes]]
+
+
+class _Frame(NamedTuple):
+    """A page in a log: its number, the pages after the commit that it ends or 0, its bytes."""
+
+    page: int
+    pages_after_commit: int
+    size: int
 
 
 class LogDamagedError(DamagedError):
@@ -175,8 +189,8 @@ class Segment:
         """Read a closed file, and what it says of deliveries.
 
         An unsealed file is read whole, and sealed. SQLite ends reading its log at the first frame
-        that is not what was written. That may be a commit that was not finished; two of them show
-        that the log is damaged.
+        that is not what was written. A last commit may not have been finished when power failed;
+        if requests of it are there, it may as well have been, and is damaged.
 
         Raises:
             LogDamagedError: what lies behind a place in its log cannot be read.
@@ -193,7 +207,7 @@ class Segment:
         delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
         if unsealed:
             unread = sum(frame > self._log_frames for frame in commits)
-            if unread > 1:
+            if unread > 1 or (unread and self._holds_more()):
                 raise LogDamagedError(
                     f"its log cannot be read past {len(commits) - unread} commits", delivered
                 )
@@ -295,21 +309,16 @@ class Segment:
 
     def salvage(self) -> list[tuple[int, Record]]:
         """What can still be read of a damaged file: (index, record), as far as checksums hold."""
-        saved: list[tuple[int, Record]] = []
         try:
-            connection = self._open(apsw.SQLITE_OPEN_READONLY)
-            try:
-                for start, body in connection.execute("SELECT first, body FROM commits"):
-                    try:
-                        for index, record in enumerate(decode(body), start):
-                            saved.append((index, record))
-                    except DamagedError:
-                        continue
-            finally:
-                connection.close()
-        except (apsw.Error, TypeError):
+            with self._open_unchecked() as connection:
+                return _salvage(connection)
+        except (apsw.Error, OSError):
             pass
-        return saved
+        try:
+            with closing(self._open(apsw.SQLITE_OPEN_READONLY)) as connection:
+                return _salvage(connection)
+        except apsw.Error:
+            return []
 
     def set_aside(self) -> Path:
         """Take a damaged file out of the journal, kept under another name; gives that."""
@@ -333,6 +342,7 @@ class Segment:
             self.path.with_name(self.path.name + "-shm"),
             self.path.with_name(self.path.name + "-journal"),
             self._sum_path.with_suffix(".tmp"),
+            self._copy_path,
         ):
             path.unlink(missing_ok=True)
 
@@ -347,6 +357,10 @@ class Segment:
         return self.path.with_suffix(_SUM)
 
     @property
+    def _copy_path(self) -> Path:
+        return self.path.with_suffix(".copy")
+
+    @property
     def _wal_path(self) -> Path:
         return self.path.with_name(self.path.name + "-wal")
 
@@ -355,26 +369,59 @@ class Segment:
         connection.set_busy_timeout(_BUSY_MS)
         return connection
 
+    @contextmanager
+    def _open_unchecked(self) -> Iterator[apsw.Connection]:
+        """A copy into which all of the log is written, past the frame at which SQLite ends."""
+        copy = self._copy_path
+        try:
+            shutil.copyfile(self.path, copy)
+            with open(copy, "r+b") as file:
+                if self._wal_path.exists():
+                    self._write_log_to(file)
+                file.seek(_FILE_VERSIONS_AT)
+                file.write(_FILE_WITHOUT_LOG)
+            with closing(apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
+                yield connection
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _write_log_to(self, file: BinaryIO) -> None:
+        most = self.path.stat().st_size + self._wal_path.stat().st_size
+        with open(self._wal_path, "rb") as log:
+            for frame in self._frames(log):
+                end = frame.page * frame.size
+                if frame.size <= end <= most:  # else its number is damaged
+                    file.seek(end - frame.size)
+                    file.write(log.read(frame.size))
+
+    def _holds_more(self) -> bool:
+        """Whether there are requests in it past those that SQLite reads."""
+        return any(index >= self.total for index, _ in self.salvage())
+
     def _logged_commits(self) -> list[int]:
-        """The frames of the log that end a commit, from 1; a log is not used a second time here.
+        """The frames of the log that end a commit, from 1."""
+        if not self._wal_path.exists():
+            return []
+        with open(self._wal_path, "rb") as log:
+            frames = enumerate(self._frames(log), 1)
+            return [number for number, frame in frames if frame.pages_after_commit]
+
+    def _frames(self, log: BinaryIO) -> Iterator[_Frame]:
+        """The frames of a log, which is not used a second time here; each may be read.
 
         The form of the log: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
         """
-        commits: list[int] = []
-        if not self._wal_path.exists():
-            return commits
-        with open(self._wal_path, "rb") as log:
-            if len(head := log.read(_LOG_HEAD.size)) < _LOG_HEAD.size:
-                return commits
-            [page_bytes] = _LOG_HEAD.unpack(head)
-            frame = 0
-            while len(head := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
-                frame += 1
-                [pages_after_commit] = _FRAME_HEAD.unpack(head)
-                if pages_after_commit:
-                    commits.append(frame)
-                log.seek(page_bytes, os.SEEK_CUR)
-        return commits
+        if len(head := log.read(_LOG_HEAD.size)) < _LOG_HEAD.size:
+            return
+        [size] = _LOG_HEAD.unpack(head)
+        if size not in _PAGE_SIZES:
+            size = _PAGE_BYTES
+        at = _LOG_HEAD.size
+        while len(head := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
+            page, pages_after_commit = _FRAME_HEAD.unpack(head)
+            yield _Frame(page, pages_after_commit, size)
+            at += _FRAME_HEAD.size + size
+            log.seek(at)
 
     def _check_records(self) -> None:
         expected = 0
@@ -431,6 +478,28 @@ def insert(
             b"".join([encoded for encoded, _ in records]),
         ),
     )
+
+
+def _salvage(connection: apsw.Connection) -> list[tuple[int, Record]]:
+    """The records of a file of which some rows may be unreadable."""
+    saved: list[tuple[int, Record]] = []
+    after = failed = 0
+    while failed < _UNREADABLE_ROWS:
+        try:
+            rows = connection.execute(
+                "SELECT id, first, body FROM commits"
+                " WHERE id > ? AND typeof(first) = 'integer' AND typeof(body) = 'blob' ORDER BY id",
+                (after,),
+            )
+            for after, first, body in rows:  # noqa: B007
+                failed = 0
+                saved += [(first + number, record) for number, record in salvage(body)]
+        except apsw.Error:
+            after += 1
+            failed += 1
+        else:
+            break
+    return saved
 
 
 def _pairs(packed: bytes) -> Iterator[tuple[int, int]]:

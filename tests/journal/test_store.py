@@ -388,7 +388,10 @@ class DamageTests(StoreCase):
         self.assertIn(f"{FLIPS} bit flips", check_bit_flips(self, FLIPS))
 
     def test_bit_flips_in_the_log(self) -> None:
-        """In the log of a file that was being written they are found, but for its last commit."""
+        """In the log of a file that was being written each costs its own request.
+
+        It is found but where it takes all of the last commit, which may not have been finished.
+        """
         source = random.Random(2)
         store = self.open()
         written = [make_record(f"{number}", 4000) for number in range(12)]
@@ -406,11 +409,13 @@ class DamageTests(StoreCase):
             store = self.open()
             store.recover()
             left = self.waiting(store)
-            for _, _, saved in self.damage:
-                left += [record for _, record in saved]
-            self.assertEqual(written[: len(left)], left)
-            if len(left) < len(written) - 1:
-                self.assertEqual(1, len(self.damage), f"bit {bit} was not found")
+            if left:
+                self.assertEqual(written[:-1], left)
+            else:
+                [(_, _, saved)] = self.damage
+                left = [record for _, record in saved]
+            self.assertLessEqual(len(written) - 1, len(left), f"bit {bit}")
+            self.assertEqual([record for record in written if record in left], left)
             self.crash(store)
             for path in self.directory.glob("0*"):
                 path.unlink()
@@ -433,8 +438,9 @@ class DamageTests(StoreCase):
         store.recover()
         [(_, why, saved)] = self.damage
         self.assertIn("log", why)
-        self.assertIn(len(saved), range(4, 7))
-        self.assertEqual(8 - len(saved), len(self.waiting(store)))
+        self.assertIn(len(saved), range(6, 8))
+        # One was not delivered; of others that is said behind the damage.
+        self.assertIn(len(self.waiting(store)), range(2, 5))
 
     def test_no_room_to_check_a_log(self) -> None:
         """A log is read where there is no room to write it back."""
