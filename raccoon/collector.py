@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate, takewhile
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue, fail, succeed
@@ -48,8 +49,11 @@ class RequestQueue(DeferredQueue[CollectRequest]):
             self._payload_bytes -= self.pending[0].payload_bytes
         return super().get()
 
-    def take(self, count: int) -> list[CollectRequest]:
-        """Remove and return up to `count` of what waits, oldest first."""
+    def take(self, count: int, batch_bytes: int | None = None) -> list[CollectRequest]:
+        """Remove and return up to `count` of what waits, and up to so many bytes, oldest first."""
+        if batch_bytes is not None:
+            ends = accumulate(request.batch_bytes for request in self.pending[:count])
+            count = sum(1 for _ in takewhile(batch_bytes.__ge__, ends))
         taken = self.pending[:count]
         del self.pending[:count]
         self._payload_bytes -= sum(request.payload_bytes for request in taken)

@@ -115,11 +115,12 @@ class IOrderedPublisher(IPublisher):
 class ILingeringPublisher(IPublisher):
     """A publisher for which requests may wait for others, so that groups are larger.
 
-    The first two are read once, before `start`.
+    All but the last are read once, before `start`.
     """
 
     linger: float = Attribute("seconds since the last group for which the next may wait")
-    batch_bytes: int = Attribute("payload bytes of several requests that are worth a group")
+    enough_bytes: int = Attribute("payload bytes of several requests that are worth a group")
+    group_bytes: int = Attribute("`batch_bytes` of a group at most, but for one large request")
     parallel: int = Attribute("groups that may be on their way now without waiting for each other")
 
 

@@ -12,6 +12,10 @@ from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 
+# What an event takes in a batch beside its payload, at most: some 40 bytes in Kafka, where 10,000
+# events fill a batch of a million bytes.
+EVENT_BATCH_BYTES = 100
+
 
 class CollectRequest:
     """One batch of events as it came from a client.
@@ -27,6 +31,7 @@ class CollectRequest:
         queued_at: Unix seconds when it was admitted.
         published_at: Unix seconds when it was published; None before.
         payload_bytes: of all its events.
+        batch_bytes: at most what they take in a batch of the destination.
         size: bytes of memory it is charged with.
         wire: the request's bytes as they came, until the journal has them; or None.
         is_json: whether they are JSON; else they are protobuf.
@@ -37,6 +42,7 @@ class CollectRequest:
 
     __slots__ = (
         "acknowledged",
+        "batch_bytes",
         "by_type",
         "entry",
         "guid",
@@ -70,6 +76,7 @@ class CollectRequest:
         self.queued_at = received_at
         self.published_at: float | None = None
         self.payload_bytes = sum(map(len, self.payloads))
+        self.batch_bytes = self.payload_bytes + EVENT_BATCH_BYTES * len(self.types)
         self.size = (
             REQUEST_OVERHEAD
             + EVENT_OVERHEAD * len(self.types)

@@ -78,7 +78,8 @@ class WorkerService(Service):
 
     A request that comes alone is published at the end of the reactor's turn. Under load the next
     group waits until the publisher's linger is over or enough has come, and is all that came, up
-    to `group_max_requests`: a thread hop for each request would cost more than the request.
+    to `group_max_requests` and to what the publisher sends at once: a thread hop for each request
+    would cost more than the request.
 
     Args:
         reactor: gives time and takes calls from threads.
@@ -105,11 +106,13 @@ class WorkerService(Service):
         self._publish = publish
         self._group_max = settings.group_max_requests
         self._linger, self._enough_bytes = _LINGER, settings.buffer_max_bytes // 2
+        self._group_bytes: int | None = None
         self._slots = Slots(settings.pool_size, lambda: settings.pool_size)
         if ILingeringPublisher.providedBy(publisher):
             lingering: Any = publisher
             self._linger = lingering.linger
-            self._enough_bytes = min(lingering.batch_bytes, self._enough_bytes)
+            self._enough_bytes = min(lingering.enough_bytes, self._enough_bytes)
+            self._group_bytes = lingering.group_bytes
             self._slots = Slots(settings.pool_size, lambda: lingering.parallel)
         self._metrics = metrics
         named = f"{publisher.name}_producebulk_tt_ms"
@@ -163,8 +166,13 @@ class WorkerService(Service):
                     self._slots.release(slot)
                 elif not self.running:
                     queue.put_back(group[0])
-            group += queue.take(self._group_max - 1)
+            group += self._more(group[0])
             self._launch(group, slot)
+
+    def _more(self, first: CollectRequest) -> list[CollectRequest]:
+        """What goes together with a request."""
+        room = None if self._group_bytes is None else self._group_bytes - first.batch_bytes
+        return self._collector.queue.take(self._group_max - 1, room)
 
     def _company(self) -> Deferred[None]:
         """Fires at the end of the reactor's turn in which the next group need not wait for more."""

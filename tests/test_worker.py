@@ -22,10 +22,11 @@ START = 1000.0
 
 @implementer(ILingeringPublisher)
 class LingeringPublisher(FakePublisher):
-    """Has groups 20 ms apart, or of 100 bytes besides their first request."""
+    """Has groups 20 ms apart, or of 100 bytes besides their first request, and never over 5000."""
 
     linger = 0.02
-    batch_bytes = 100
+    enough_bytes = 100
+    group_bytes = 5000
     parallel = 100
 
 
@@ -176,6 +177,17 @@ class GroupTests(WorkerTestCase):
         self.turn(0.001)
         self.assertEqual([["a"], [*"bcdefghij"], ["k"]], self.publish.guids)
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_group_of_bytes(self) -> None:
+        """A group is no larger than the publisher sends at once, but for one large request."""
+        self.start_worker(publisher=LingeringPublisher())
+        self.collect("a", "b", events=[("click", b"x" * 5000)])
+        self.collect(*"cdefg", events=[("click", b"x" * 900)] * 2)
+        for number in range(4):
+            self.turn(0.02)
+            self.finish(number)
+        self.turn(0.02)
+        self.assertEqual([["a"], ["b"], ["c", "d"], ["e", "f"], ["g"]], self.publish.guids)
 
     def test_queue_that_fills(self) -> None:
         """Once a quarter of the queue is taken nothing waits for the linger."""

@@ -121,6 +121,8 @@ class Segment:
         self.sealed = False
         self.done = bytearray()
         self._log_frames = 0
+        # Up to which index `read` came, and the row that ends there.
+        self._read_to = (0, 0)
         self.events = array.array("I")
 
     @property
@@ -295,13 +297,16 @@ class Segment:
         try:
             connection = self._open(apsw.SQLITE_OPEN_READONLY)
             try:
+                read, row = self._read_to
                 rows = connection.execute(
-                    "SELECT first, body FROM commits"
-                    " WHERE length(body) AND first + length(events) / 4 > ? ORDER BY id",
-                    (first,),
+                    "SELECT id, first, body FROM commits"
+                    " WHERE id > ? AND length(body) AND first + length(events) / 4 > ? ORDER BY id",
+                    (row if first >= read else 0, first),
                 )
-                for start, body in rows:
-                    yield start, list(decode(body))
+                for row, start, body in rows:
+                    records = list(decode(body))
+                    self._read_to = start + len(records), row
+                    yield start, records
             finally:
                 connection.close()
         except _DAMAGE as error:

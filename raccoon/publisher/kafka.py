@@ -23,7 +23,7 @@ from raccoon.publisher.kafka_stats import Statistics
 from raccoon.publisher.partitions import ANY, Partitions
 from raccoon.publisher.trials import Trials, Verdict
 from raccoon.publisher.turns import Turns
-from raccoon.request import CollectRequest
+from raccoon.request import EVENT_BATCH_BYTES, CollectRequest
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ _LINGER_MS_MAX = 900_000  # librdkafka's
 # librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB waiting for
 # more gains little.
 _LINGER_MS, _LINGER_MS_AWAITED = 5.0, 2.0
-_ENOUGH_BYTES, _ENOUGH_BYTES_AWAITED = 1_000_000, 65_536
+_BATCH_BYTES, _ENOUGH_BYTES_AWAITED = 1_000_000, 65_536
 
 _UNKNOWN_TOPIC = frozenset(
     {
@@ -114,9 +114,11 @@ class KafkaPublisher:
         awaited = context.settings.event.ack == 1
         self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
-        self._full_batch_bytes = int(size) if size.isdigit() else _ENOUGH_BYTES
-        enough = _ENOUGH_BYTES_AWAITED if awaited else _ENOUGH_BYTES
-        self.batch_bytes = int(size) if size.isdigit() else enough
+        self._batch_bytes = int(size) if size.isdigit() else _BATCH_BYTES
+        enough = _ENOUGH_BYTES_AWAITED if awaited else _BATCH_BYTES
+        self.enough_bytes = int(size) if size.isdigit() else enough
+        # Of small batches a group has several.
+        self.group_bytes = max(self._batch_bytes, _BATCH_BYTES)
         self._producer: Producer
         self._single: Producer | None = None
         self._statistics = Statistics(context.metrics)
@@ -166,7 +168,7 @@ class KafkaPublisher:
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = KafkaGroup(len(requests), self._partitions, self._full_batch_bytes)
+        group = KafkaGroup(len(requests), self._partitions, self._batch_bytes)
         deliveries = [
             KafkaDelivery(group, request, self.account, self.send_alone) for request in requests
         ]
@@ -294,7 +296,7 @@ class KafkaPublisher:
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
-            partition = delivery.group.partition(topic, request.payload_bytes)
+            partition = delivery.group.partition(topic, request.batch_bytes)
             report = reports.of(event_type, None)
             for index, payload in enumerate(payloads):
                 if not careful:
@@ -328,7 +330,8 @@ class KafkaPublisher:
                 delivery.errors.append((event_type, topic))
                 continue
             headers: Headers = self._context.metadata(request, index) or {}
-            partition = delivery.group.partition(topic, len(request.payloads[index]))
+            size = len(request.payloads[index]) + EVENT_BATCH_BYTES
+            partition = delivery.group.partition(topic, size)
             report = reports.of(event_type, headers)
             error = self._produce_one(
                 deadline, topic, request.payloads[index], key, partition, headers, report

@@ -24,7 +24,7 @@ class KafkaGroup(Group):
     Args:
         size: how many requests.
         partitions: chooses them; None leaves it to librdkafka.
-        batch_bytes: payload bytes of a batch.
+        batch_bytes: that make up a batch.
     """
 
     def __init__(self, size: int, partitions: Partitions | None, batch_bytes: int) -> None:
@@ -35,7 +35,7 @@ class KafkaGroup(Group):
         self._gone: list[tuple[str, int]] = []
         super().__init__(size)
 
-    def partition(self, topic: str, payload_bytes: int) -> int:
+    def partition(self, topic: str, batch_bytes: int) -> int:
         """Where the next events for a topic go."""
         if self._partitions is None:
             return ANY
@@ -43,7 +43,7 @@ class KafkaGroup(Group):
         if room <= 0:
             partition, room = self._partitions.choose(topic), self._batch_bytes
             self._gone.append((topic, partition))
-        self._going[topic] = partition, room - payload_bytes
+        self._going[topic] = partition, room - batch_bytes
         return partition
 
     def end(self) -> None:

@@ -1082,16 +1082,22 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(publisher.linger, worker, client)
             self.assertEqual(options["linger.ms"], rest, client)
             self.assertNotIn("queue.buffering.max.ms", options)
-            self.assertEqual(publisher.batch_bytes, 65536)
+            self.assertEqual(publisher.enough_bytes, 65536)
             self.assertNotIn("batch.size", options)  # librdkafka's default
         publisher = self.make(batch_size="1000")
         publisher._create()
-        self.assertEqual((publisher.batch_bytes, made.pop()["batch.size"]), (1000, "1000"))
+        self.assertEqual((publisher.enough_bytes, made.pop()["batch.size"]), (1000, "1000"))
+
+    def test_group(self) -> None:
+        """A group is a batch, or several small ones."""
+        for size, group in (("", 1_000_000), ("1000", 1_000_000), ("3000000", 3_000_000)):
+            publisher = self.make(**({"batch_size": size} if size else {}))
+            self.assertEqual(group, publisher.group_bytes)
 
     def test_waiting_where_no_client_waits(self) -> None:
         """Where the answer does not wait for the delivery, batches are as large as librdkafka's."""
         publisher = KafkaPublisher(make_context(FakeMetrics(), {}, ack=2))
-        self.assertEqual((publisher.linger, publisher.batch_bytes), (0.0035, 1_000_000))
+        self.assertEqual((publisher.linger, publisher.enough_bytes), (0.0035, 1_000_000))
 
     def test_linger_and_batch_that_do_not_fit(self) -> None:
         """Bad values for them stop the start, in librdkafka's words."""
