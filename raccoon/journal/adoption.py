@@ -80,7 +80,9 @@ class Adoption:
 
     def next(self) -> list[Found]:
         """The next requests; none when all were given."""
-        found, self._after = self._store.read(self._after, _ALL, (), _AT_ONCE, _BYTES_AT_ONCE)
+        found, self._after = self._store.read(
+            self._after, _ALL, frozenset(), _AT_ONCE, _BYTES_AT_ONCE
+        )
         return found
 
     def taken(self, positions: Sequence[int]) -> None:

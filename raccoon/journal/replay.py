@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -85,7 +85,7 @@ class Replay:
         publisher: IPublisher,
         seconds: Callable[[], float],
         in_keeper: Callable[..., Deferred[Any]],
-        resident: Container[int],
+        resident: Set[int],
         until: Callable[[], int],
         take: Callable[[Return], None],
         failed: Callable[[Any], None],

@@ -135,6 +135,10 @@ class Segment:
         byte = index >> 3
         return byte < len(self.done) and bool(self.done[byte] >> (index & 7) & 1)
 
+    def all_wait(self, low: int, high: int) -> bool:
+        """Whether none of these requests was delivered; False also where one next to them was."""
+        return not any(self.done[low >> 3 : (high >> 3) + 1])
+
     def waiting(self) -> list[int]:
         """The indexes of the requests that were not delivered."""
         return [index for index in range(self.total) if not self.is_done(index)]

@@ -7,7 +7,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -226,7 +226,7 @@ class Store:
         return files.place(position)[0] in self._segments
 
     def read(
-        self, after: int, upto: int, skip: Container[int], requests: int, size: int
+        self, after: int, upto: int, skip: Set[int], requests: int, size: int
     ) -> tuple[list[Found], int]:
         """The oldest requests that wait.
 
@@ -252,17 +252,26 @@ class Store:
                 for start, records in segment.read(max(after + 1 - origin, 0)):
                     # Past the total is what a failed commit may have left.
                     del records[max(segment.total - start, 0) :]
-                    # What leaves `skip` when it is delivered is marked as delivered before.
-                    commit = [
-                        (place, record)
-                        for place, record in enumerate(records, origin + start)
-                        if after < place <= upto
-                        and place not in skip
-                        and not segment.is_done(place - origin)
-                    ]
-                    found += commit
-                    size -= sum([_memory(record) for _, record in commit])
                     end = origin + start + len(records) - 1
+                    # What leaves `skip` when it is delivered is marked as delivered before.
+                    if (
+                        after < origin + start
+                        and end <= upto
+                        and skip.isdisjoint(range(origin + start, end + 1))
+                        and segment.all_wait(start, end - origin)
+                    ):
+                        commit = list(enumerate(records, origin + start))
+                    else:
+                        commit = [
+                            (place, record)
+                            for place, record in enumerate(records, origin + start)
+                            if after < place <= upto
+                            and place not in skip
+                            and not segment.is_done(place - origin)
+                        ]
+                    found += commit
+                    size -= REQUEST_OVERHEAD * len(commit)
+                    size -= sum([len(one.wire) + one.events * EVENT_OVERHEAD for _, one in commit])
                     if end >= upto:
                         return found, upto
                     if len(found) >= requests or size <= 0:
@@ -382,10 +391,6 @@ class Store:
             if not segment.is_done(index)
         ]
         self._damaged(segment, why, saved)
-
-
-def _memory(record: Record) -> int:
-    return len(record.wire) + record.events * EVENT_OVERHEAD + REQUEST_OVERHEAD
 
 
 class Seen(NamedTuple):
