@@ -578,7 +578,7 @@ class JournalService(Service):
         """Bytes of the requests and of the dead letters, and how many letters there are."""
         assert self._letters is not None
         try:
-            letters, _ = self._letters.count()
+            letters = self._letters.recent_count()
             size = self._letters.size()
         except apsw.Error:
             letters = size = 0  # on a full disk there may be no room to open them

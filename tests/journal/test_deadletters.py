@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 
 import apsw
 
@@ -102,7 +103,7 @@ class DeadLettersTests(DirectoryCase):
         self.assertEqual(before, log.stat().st_size)
 
     def test_damage_in_a_letter(self) -> None:
-        """A file is looked through for damage, not its index alone."""
+        """The letters at the end are looked at for damage, not their index alone."""
         self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 100)
         self.letters.close()
         path = self.directory / deadletters.FILE
@@ -113,6 +114,30 @@ class DeadLettersTests(DirectoryCase):
         assert aside is not None
         self.assertTrue(aside.exists())
         self.assertEqual((0, 0), self.letters.count())
+
+    def test_recent_count(self) -> None:
+        """Letters are counted again when a hundred times as long has passed as it took."""
+        times = iter((0.0, 0.5, 49.9, 50.0, 50.1))
+        self.patch(deadletters, "time", SimpleNamespace(monotonic=lambda: next(times)))
+        self.letters.add([make_letter("a")])
+        self.assertEqual(1, self.letters.recent_count())
+        self.letters.add([make_letter("b")])
+        self.assertEqual(1, self.letters.recent_count())
+        self.assertEqual(2, self.letters.recent_count())
+
+    def test_damage_far_from_the_end(self) -> None:
+        """It is not looked for in a large file, which takes letters as before."""
+        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 1100)
+        self.letters.close()
+        path = self.directory / deadletters.FILE
+        content = bytearray(path.read_bytes())
+        content[20 * 16_384 : 21 * 16_384] = b"x" * 16_384
+        path.write_bytes(content)
+        self.assertIsNone(self.letters.set_aside_if_damaged())
+        self.letters.add([make_letter("b")])
+        self.assertEqual((1101, 0), self.letters.count())
+        with self.assertRaises(apsw.CorruptError):
+            list(self.letters.all())
 
     def test_disk_is_given_back(self) -> None:
         """The file is as small as what is in it once letters are removed."""
