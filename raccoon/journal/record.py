@@ -85,7 +85,7 @@ def decode(stored: bytes) -> Iterator[Record]:
         offset = end
 
 
-def salvage(stored: bytes) -> Iterator[tuple[int, Record]]:
+def decode_intact(stored: bytes) -> Iterator[tuple[int, Record]]:
     """The records of a damaged group whose checksums hold, each with its number in the group."""
     offset = number = 0
     while offset + _HEAD.size <= len(stored):

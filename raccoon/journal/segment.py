@@ -9,13 +9,13 @@ import shutil
 import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import apsw
 
-from raccoon.journal.record import DamagedError, Record, decode, salvage
+from raccoon.journal.record import DamagedError, Record, decode, decode_intact
 
 SUFFIX = ".journal"
 _SUM = ".sum"
@@ -380,7 +380,7 @@ class Segment:
 
     @contextmanager
     def _open_unchecked(self) -> Iterator[apsw.Connection]:
-        """A copy into which all of the log is written, past the frame at which SQLite ends."""
+        """A copy with all commits of the log, past the frame at which SQLite ends reading it."""
         copy = self._copy_path
         try:
             shutil.copyfile(self.path, copy)
@@ -396,8 +396,9 @@ class Segment:
 
     def _write_log_to(self, file: BinaryIO) -> None:
         most = self.path.stat().st_size + self._wal_path.stat().st_size
+        last = max(self._logged_commits(), default=0)
         with open(self._wal_path, "rb") as log:
-            for frame in self._frames(log):
+            for frame in islice(self._frames(log), last):
                 end = frame.page * frame.size
                 if frame.size <= end <= most:  # else its number is damaged
                     file.seek(end - frame.size)
@@ -502,7 +503,7 @@ def _salvage(connection: apsw.Connection) -> list[tuple[int, Record]]:
             )
             for after, first, body in rows:  # noqa: B007
                 failed = 0
-                saved += [(first + number, record) for number, record in salvage(body)]
+                saved += [(first + number, record) for number, record in decode_intact(body)]
         except apsw.Error:
             after += 1
             failed += 1

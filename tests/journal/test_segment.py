@@ -226,6 +226,16 @@ class FileTests(DirectoryCase):
         self.assertEqual("11", saved[-1][1].client)
         self.assertEqual([], [name for name in self.names() if "copy" in name])
 
+    def test_log_that_ends_within_a_commit(self) -> None:
+        """What was written of a commit that was not finished is passed over."""
+        records = self.damage_log(6)
+        log = self.directory / "0000000007.journal-wal"
+        log.write_bytes(log.read_bytes()[: -8192 - 24])
+        saved = self.again().salvage()
+        self.assertIn(len(saved), range(8, 11))
+        self.assertEqual([(index, records[index]) for index, _ in saved], saved)
+        self.assertEqual("10", saved[-1][1].client)
+
     def test_log_without_room(self) -> None:
         """Without room for a copy of the file what comes before the damage is saved."""
         self.damage_log(6)
