@@ -12,7 +12,7 @@ from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 
-# What an event takes in a batch beside its payload, at most: some 40 bytes in Kafka, where 10,000
+# About what an event takes in a batch beside its payload: some 40 bytes in Kafka, where 10,000
 # events fill a batch of a million bytes.
 EVENT_BATCH_BYTES = 100
 
@@ -31,7 +31,7 @@ class CollectRequest:
         queued_at: Unix seconds when it was admitted.
         published_at: Unix seconds when it was published; None before.
         payload_bytes: of all its events.
-        batch_bytes: at most what they take in a batch of the destination.
+        batch_bytes: about what they take in a batch of the destination, more rather than less.
         size: bytes of memory it is charged with.
         wire: the request's bytes as they came, until the journal has them; or None.
         is_json: whether they are JSON; else they are protobuf.

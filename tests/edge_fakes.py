@@ -697,6 +697,7 @@ class FakeProducer:
     Attributes:
         partitions: of each topic.
         leaderless: those that have no leader.
+        refuses_to_list: raised when it is asked for a topic.
         asked: for each event that was taken, the partition that it was to go to.
 
     Args:
@@ -713,6 +714,7 @@ class FakeProducer:
         self._topics: dict[bytes, str] = {}
         self.partitions = 3
         self.leaderless: set[int] = set()
+        self.refuses_to_list: Exception | None = None
         self.asked: list[int] = []
         self._errors: list[KafkaError] = []
         self._broken = False
@@ -795,6 +797,8 @@ class FakeProducer:
     def list_topics(self, topic: str | None = None, *, timeout: float) -> object:
         if not self.reachable:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        if topic and self.refuses_to_list:
+            raise self.refuses_to_list
         partitions = {
             number: SimpleNamespace(leader=-1 if number in self.leaderless else 1)
             for number in range(self.partitions)
@@ -815,7 +819,12 @@ class FakeProducer:
             value, callback = due.pop(0)
             if value in self.failures:
                 message = FakeMessage(self._topics[value], value, self.keys.get(value))
-                callback(KafkaError(self.failures[value]), message)
+                try:
+                    callback(KafkaError(self.failures[value]), message)
+                except Exception:
+                    with self._changed:
+                        self._queue[:0] = due
+                    raise
             del callback
         while purged:
             _, callback = purged.pop(0)

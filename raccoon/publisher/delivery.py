@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from raccoon.errors import PublishError
 from raccoon.interfaces import Outcome
 from raccoon.publisher import PublisherContext
 from raccoon.request import CollectRequest
+
+_log = logging.getLogger(__name__)
 
 
 class Failure(NamedTuple):
@@ -131,7 +134,12 @@ class Delivery:
             if self._finished:
                 return
             self._finished = True
-            self._outcome = self._account(self)
+            try:
+                self._outcome = self._account(self)
+            except Exception as error:
+                _log.exception("what became of a request could not be accounted for")
+                events = len(self.request.types)
+                self._outcome = PublishError(events, events, [str(error)])
             group.pending -= 1
             last = group.pending == 0
             future = self._future

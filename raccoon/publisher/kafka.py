@@ -126,7 +126,7 @@ class KafkaPublisher:
         self._turns = Turns() if keyed else None
         self._trials = Trials(self._list_topics)
         chooses = not keyed and _may_choose(self._client)
-        self._partitions = Partitions(self._partitions_of) if chooses else None
+        self._partitions = Partitions() if chooses else None
         # By type `_produce` keeps the order only where each type has a topic of its own.
         each = context.settings.event.metadata_enabled or (keyed and "%s" not in pattern)
         self._hand_over = self._produce_each if each else self._produce
@@ -296,7 +296,8 @@ class KafkaPublisher:
                 delivery.errors += [(event_type, topic)] * len(payloads)
                 continue
             key = self._context.partition_key(request, event_type, _KEY_BYTES)
-            partition = delivery.group.partition(topic, request.batch_bytes)
+            size = request.batch_bytes * len(payloads) // len(request.types)
+            partition = delivery.group.partition(topic, size)
             report = reports.of(event_type, None)
             for index, payload in enumerate(payloads):
                 if not careful:
@@ -431,9 +432,12 @@ class KafkaPublisher:
         """Serve reports; look for the brokers while they are not known to answer."""
         next_probe = 0.0
         while not self._closing.is_set():
-            self._producer.poll(_POLL if self._single is None else _POLL_BOTH)
-            if self._single is not None:
-                self._single.poll(0)
+            try:
+                self._producer.poll(_POLL if self._single is None else _POLL_BOTH)
+                if self._single is not None:
+                    self._single.poll(0)
+            except Exception:
+                _log.exception("taking a report of Kafka's client failed")
             if _ALONE in self._failed_for_good:
                 self._drop_single()
             if _MAIN in self._failed_for_good:
@@ -441,6 +445,8 @@ class KafkaPublisher:
             elif self._announced is not True and time.monotonic() >= next_probe:
                 self._probe()
                 next_probe = time.monotonic() + _PROBE_EVERY
+            elif self.reachable:
+                self._learn_partitions()
 
     def _list_topics(self) -> Collection[str] | None:
         """The cluster's topics; None where it does not answer."""
@@ -449,16 +455,17 @@ class KafkaPublisher:
         except KafkaException:
             return None
 
-    def _partitions_of(self, topic: str) -> list[int]:
-        """Those of a topic that have a leader; none where the cluster does not answer."""
-        if not self.reachable:
-            return []
+    def _learn_partitions(self) -> None:
+        """Ask for those of a topic that is due: the ones that have a leader take events."""
+        topic = None if self._partitions is None else self._partitions.due()
+        if self._partitions is None or topic is None:
+            return
         try:
             topics = self._producer.list_topics(topic, timeout=_PROBE_TIMEOUT).topics
-        except KafkaException:
-            return []
+        except (KafkaException, ValueError, RuntimeError):  # the latter for what is no topic's name
+            topics = {}
         found = topics[topic].partitions if topic in topics else {}
-        return [number for number, known in found.items() if known.leader >= 0]
+        self._partitions.learn(topic, [one for one, of in found.items() if of.leader >= 0])
 
     def _probe(self) -> None:
         answers = self._list_topics() is not None

@@ -114,11 +114,13 @@ class Reports:
     def _failed(
         self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
     ) -> None:
-        alone = partial(self._failed_alone, event_type)
-        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE or not self._delivery.send_alone(
-            message, headers, alone
-        ):
-            self._delivery.errors.append((event_type, error))
+        failure = event_type, error
+        errors = self._delivery.errors
+        errors.append(failure)
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            alone = partial(self._failed_alone, event_type)
+            if self._delivery.send_alone(message, headers, alone):
+                errors.remove(failure)
 
     def _failed_alone(self, event_type: str, error: KafkaError, _message: Message) -> None:
         self._delivery.errors.append((event_type, error))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 _REMEMBERED = 1000
 _FIRST_SECONDS = 1.0
 _AGAIN_SECONDS = 300.0
+_PAUSE_SECONDS = 5.0
 
 ANY = -1
 
@@ -36,37 +37,38 @@ class Partitions:
     that (`rd_kafka_toppar_producer_serve`, up to 2.16 at least). Its own choice, one partition for
     all that comes in 10 ms, has them wait wherever brokers take longer than the next group does.
 
-    The cluster is asked for the partitions of a topic that is used for some time, and again later,
-    as topics grow. While they are not known the partition is librdkafka's choice.
+    The cluster is to be asked for the partitions of a topic that is used for some time, and again
+    later, as topics grow. While they are not known the partition is librdkafka's choice.
 
     Attributes:
         most: partitions of the topic that has the most; 0 while none is known.
 
     Args:
-        ask: gives the partitions of a topic that take events, none where there is no answer. May
-            block.
         remembered: topics of which partitions are known.
-        first_seconds: after the first use of a topic it is asked for, and where there was no
-            answer.
+        first_seconds: after the first use of a topic it is asked for.
         again_seconds: after the last answer it is asked again.
+        pause_seconds: after no answer none is asked for.
         seconds: the clock.
     """
 
     def __init__(
         self,
-        ask: Callable[[str], Collection[int]],
         *,
         remembered: int = _REMEMBERED,
         first_seconds: float = _FIRST_SECONDS,
         again_seconds: float = _AGAIN_SECONDS,
+        pause_seconds: float = _PAUSE_SECONDS,
         seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask = ask
         self._remembered = remembered
         self._first_seconds = first_seconds
         self._again_seconds = again_seconds
+        self._pause_seconds = pause_seconds
         self._seconds = seconds
         self._topics: dict[str, _Topic] = {}
+        # Topics that were used when they were to be asked for, oldest first.
+        self._due: dict[str, None] = {}
+        self._pause_until = 0.0
         self._lock = threading.Lock()
         self.most = 0
 
@@ -74,12 +76,8 @@ class Partitions:
         """A partition for a group of events, or ANY; `ended` follows."""
         with self._lock:
             known = self._topics.get(topic) or self._remember(topic)
-            due = self._seconds() >= known.ask_at
-            if due:
-                known.ask_at = self._seconds() + self._first_seconds
-        if due:
-            self._learn(known, self._ask(topic))
-        with self._lock:
+            if self._seconds() >= known.ask_at:
+                self._due[topic] = None
             on_way = known.on_way
             if not on_way:
                 return ANY
@@ -99,16 +97,31 @@ class Partitions:
         with self._lock:
             self._topics.pop(topic, None)
 
+    def due(self) -> str | None:
+        """A topic that the cluster is to be asked for now; `learn` follows."""
+        if not self._due or self._seconds() < self._pause_until:
+            return None
+        with self._lock:
+            return next(iter(self._due), None)
+
+    def learn(self, topic: str, partitions: Collection[int]) -> None:
+        """These partitions of a topic take events; none where the cluster did not answer."""
+        now = self._seconds()
+        with self._lock:
+            self._due.pop(topic, None)
+            if not partitions:
+                self._pause_until = now + self._pause_seconds
+                return
+            known = self._topics.get(topic)
+            if known is not None:
+                known.on_way = {one: known.on_way.get(one, 0) for one in partitions}
+                known.ask_at = now + self._again_seconds
+                self.most = max(self.most, len(partitions))
+
     def _remember(self, topic: str) -> _Topic:
         if len(self._topics) >= self._remembered:
-            del self._topics[next(iter(self._topics))]
+            oldest = next(iter(self._topics))
+            del self._topics[oldest]
+            self._due.pop(oldest, None)
         known = self._topics[topic] = _Topic(self._seconds() + self._first_seconds)
         return known
-
-    def _learn(self, known: _Topic, partitions: Collection[int]) -> None:
-        if not partitions:
-            return
-        with self._lock:
-            known.on_way = {one: known.on_way.get(one, 0) for one in partitions}
-            known.ask_at = self._seconds() + self._again_seconds
-            self.most = max(self.most, len(partitions))

@@ -55,6 +55,22 @@ class DeliveryTests(SynchronousTestCase):
         delivery.settle("a", 1, LOST)
         self.assertIsInstance(later.result(0), PublishError)
 
+    def test_accounting_that_fails(self) -> None:
+        """The outcome is then a failure, and nobody waits for ever."""
+
+        def account(_: Any) -> PublishError | None:
+            raise ValueError("no such metric")
+
+        group = Group(1)
+        delivery = CountedDelivery(group, make_request(events=[("a", b"1")] * 3), account, 0)
+        with self.assertLogs("raccoon.publisher.delivery", "ERROR"):
+            delivery.settle("a", 3, None)
+        self.assertTrue(group.done.is_set())
+        outcome = delivery.result()
+        assert isinstance(outcome, PublishError)
+        self.assertEqual((3, 3), (outcome.failed, outcome.total))
+        self.assertIn("no such metric", str(outcome))
+
     def test_finished_once(self) -> None:
         """A second finish is nothing."""
         group = Group(2)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,22 +13,18 @@ class PartitionsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.cluster: dict[str, Collection[int]] = {}
-        self.asked: list[str] = []
         self.partitions = Partitions(
-            self.ask, remembered=2, first_seconds=1, again_seconds=100, seconds=self.clock.seconds
+            remembered=2,
+            first_seconds=1,
+            again_seconds=100,
+            pause_seconds=5,
+            seconds=self.clock.seconds,
         )
 
-    def ask(self, topic: str) -> Collection[int]:
-        """What the cluster knows of a topic."""
-        self.asked.append(topic)
-        return self.cluster.get(topic, ())
-
     def know(self, topic: str, *partitions: int) -> None:
-        """Have a topic with these partitions, asked for with the next choice."""
-        self.cluster[topic] = partitions
+        """Have a topic with these partitions."""
         self.partitions.choose(topic)
-        self.clock.advance(1)
+        self.partitions.learn(topic, partitions)
 
     def choose(self, topic: str, times: int) -> list[int]:
         """So many choices in a row."""
@@ -44,46 +38,60 @@ class PartitionsTests(SynchronousTestCase):
             self.partitions.ended("t", partition)
         self.assertEqual([2, 0, 1], self.choose("t", 3))
 
-    def test_asked_for(self) -> None:
-        """A topic is asked for once it was used for some time, and then not with each group."""
-        self.cluster["t"] = (0,)
+    def test_due(self) -> None:
+        """A topic is to be asked for once it was used for some time, and then not again soon."""
         self.assertEqual([ANY] * 3, self.choose("t", 3))
-        self.assertEqual([], self.asked)
+        self.assertIsNone(self.partitions.due())
         self.clock.advance(1)
+        self.assertIsNone(self.partitions.due())  # nobody uses it
+        self.assertEqual([ANY] * 3, self.choose("t", 3))
+        self.assertEqual("t", self.partitions.due())
+        self.partitions.learn("t", [0])
         self.assertEqual([0] * 30, self.choose("t", 30))
-        self.assertEqual(["t"], self.asked)
+        self.assertIsNone(self.partitions.due())
 
     def test_topics_grow(self) -> None:
-        """It is asked again later; what is on its way counts then as before."""
+        """It is asked for again later; what is on its way counts then as before."""
         self.know("t", 0)
-        self.choose("t", 2)
-        self.cluster["t"] = (0, 1)
+        self.assertEqual([0] * 3, self.choose("t", 3))
         self.clock.advance(99)
-        self.assertEqual([0], self.choose("t", 1))
-        self.clock.advance(1)
-        self.assertEqual([1, 1, 1, 0, 1], self.choose("t", 5))
-
-    def test_no_answer(self) -> None:
-        """Without one it is asked again soon, and what was known stays."""
-        self.know("t")
-        self.assertEqual([ANY] * 30, self.choose("t", 30))
-        self.clock.advance(1)
-        self.cluster["t"] = (0, 1)
-        self.assertEqual([0, 1], self.choose("t", 2))
-        self.cluster["t"] = ()
-        self.clock.advance(100)
-        self.assertEqual([0, 1], self.choose("t", 2))
+        self.choose("t", 1)
+        self.assertIsNone(self.partitions.due())
         self.clock.advance(1)
         self.choose("t", 1)
-        self.assertEqual(["t"] * 4, self.asked)
+        self.assertEqual("t", self.partitions.due())
+        self.partitions.learn("t", [0, 1])
+        self.assertEqual([1, 1, 1, 1, 1, 0, 1], self.choose("t", 7))
+
+    def test_no_answer(self) -> None:
+        """Without one nothing is asked for a while, and what was known stays."""
+        self.know("a", 0, 1)
+        self.choose("b", 1)
+        self.clock.advance(100)
+        self.choose("a", 1)
+        self.choose("b", 1)
+        self.assertEqual("a", self.partitions.due())
+        self.partitions.learn("a", [])
+        self.assertEqual({0, 1}, set(self.choose("a", 2)))
+        self.clock.advance(4.9)
+        self.assertIsNone(self.partitions.due())
+        self.clock.advance(0.1)
+        self.assertEqual("b", self.partitions.due())
 
     def test_bound(self) -> None:
-        """A topic that made room for another is asked for again; what ends late does no harm."""
-        for topic in ("a", "b", "c"):
-            self.know(topic, 0, 1)
+        """A topic that made room for another is asked for again; what is late does no harm."""
+        self.know("a", 0, 1)
+        self.choose("b", 1)
+        self.clock.advance(1)
+        self.choose("b", 1)
+        self.assertEqual("b", self.partitions.due())
+        self.know("c", 0)
+        self.know("d", 0)
+        self.assertIsNone(self.partitions.due())
         self.partitions.ended("a", 0)
+        self.partitions.learn("a", [5])
+        self.assertEqual([0], self.choose("d", 1))
         self.assertEqual([ANY], self.choose("a", 1))
-        self.assertEqual([0], self.choose("c", 1))
 
     def test_forget(self) -> None:
         """A topic whose partitions are not what they were is asked for again."""
@@ -98,7 +106,5 @@ class PartitionsTests(SynchronousTestCase):
         """It is what the widest topic has."""
         self.assertEqual(0, self.partitions.most)
         self.know("a", 0, 1, 2)
-        self.choose("a", 1)
         self.know("b", 0)
-        self.choose("b", 1)
         self.assertEqual(3, self.partitions.most)
