@@ -85,15 +85,38 @@ def decode(stored: bytes) -> Iterator[Record]:
         offset = end
 
 
-def decode_intact(stored: bytes) -> Iterator[tuple[int, Record]]:
-    """The records of a damaged group whose checksums hold, each with its number in the group."""
-    offset = number = 0
-    while offset + _HEAD.size <= len(stored):
-        length = _HEAD.unpack_from(stored, offset)[1]
-        try:
-            for record in decode(stored[offset : offset + length]):
-                yield number, record
-        except DamagedError:
-            pass
-        offset += max(length, _HEAD.size)
-        number += 1
+def decode_intact(stored: bytes) -> Iterator[tuple[int | None, Record]]:
+    """The records of a damaged group whose checksums hold.
+
+    Each has its number in the group, or None behind a record whose length is damaged.
+    """
+    number: int | None = 0
+    offset = 0
+    while offset < len(stored):
+        record = _intact_at(stored, offset)
+        if record is not None:
+            yield number, record
+        end = offset + _length_at(stored, offset)
+        if record is None and end != len(stored) and _intact_at(stored, end) is None:
+            number = None
+            offset += 1
+            continue
+        offset = end
+        number = None if number is None else number + 1
+
+
+def _intact_at(stored: bytes, offset: int) -> Record | None:
+    length = _length_at(stored, offset)
+    if not _HEAD.size <= length <= len(stored) - offset:
+        return None
+    try:
+        return next(decode(stored[offset : offset + length]))
+    except DamagedError:
+        return None
+
+
+def _length_at(stored: bytes, offset: int) -> int:
+    if offset + _HEAD.size > len(stored):
+        return 0
+    length: int = _HEAD.unpack_from(stored, offset)[1]
+    return length

@@ -5,43 +5,27 @@ from __future__ import annotations
 import array
 import hashlib
 import os
-import shutil
-import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from itertools import chain, islice
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import apsw
 
-from raccoon.journal.record import DamagedError, Record, decode, decode_intact
+from raccoon.journal.record import DamagedError, Record, decode
+from raccoon.journal.salvage import DAMAGE, PAGE_BYTES, commits_in, salvage
 
 SUFFIX = ".journal"
 _SUM = ".sum"
 _DAMAGED = ".damaged"
+_COPY = ".copy"
 _NUMBER_BITS = 32
 _INDEX_MASK = (1 << _NUMBER_BITS) - 1
 _DIGEST_CHUNK = 1 << 20
 _BUSY_MS = 5000
-# Two writes a page: larger pages than SQLite's 4 KiB cost a large commit less time, and a small one
-# more bytes.
-_PAGE_BYTES = 8_192
 # A file that was made to the end takes more, its log included.
-_UNMADE_BYTES = 5 * _PAGE_BYTES
-
-# Of SQLite's log: the size of a page. Of a frame in it: the number of its page, and how many pages
-# the file has after the commit that it ends.
-_LOG_HEAD = struct.Struct(">8xI20x")
-_FRAME_HEAD = struct.Struct(">II16x")
-_PAGE_SIZES = frozenset(512 << power for power in range(8))
-# Where a file says whether it has a log, and how it says that it has none.
-_FILE_VERSIONS_AT, _FILE_WITHOUT_LOG = 18, b"\x01\x01"
-# More rows than a page has.
-_UNREADABLE_ROWS = 1000
-
-# What else can go wrong, such as no file descriptor being free, passes.
-_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
+_UNMADE_BYTES = 5 * PAGE_BYTES
 
 _SCHEMA = """
 CREATE TABLE commits(
@@ -75,14 +59,6 @@ class Delivered(NamedTuple):
 
     ranges: list[tuple[int, int]]
     carried: list[tuple[int, bytes]]
-
-
-class _Frame(NamedTuple):
-    """A page in a log: its number, the pages after the commit that it ends or 0, its bytes."""
-
-    page: int
-    pages_after_commit: int
-    size: int
 
 
 class LogDamagedError(DamagedError):
@@ -180,7 +156,7 @@ class Segment:
     def create(self) -> apsw.Connection:
         """Make the file, and open it for writing."""
         connection = self._open(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
-        connection.pragma("page_size", _PAGE_BYTES)
+        connection.pragma("page_size", PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "FULL")
         # Not while requests wait: `seal` does it.
@@ -206,7 +182,7 @@ class Segment:
         """
         unsealed = not self._sum_path.exists()
         if unsealed:
-            commits = self._logged_commits()
+            commits = commits_in(self._wal_path)
         else:
             self.verify()
         # A process that was killed while it sealed leaves a change to be rolled back.
@@ -255,7 +231,7 @@ class Segment:
                 )
             finally:
                 connection.close()
-        except (*_DAMAGE, ValueError) as error:
+        except (*DAMAGE, ValueError) as error:
             raise DamagedError(str(error)) from error
         self.total = len(self.events)
         return delivered
@@ -313,21 +289,17 @@ class Segment:
                     yield start, records
             finally:
                 connection.close()
-        except _DAMAGE as error:
+        except DAMAGE as error:
             raise DamagedError(str(error)) from error
 
     def salvage(self) -> list[tuple[int, Record]]:
-        """What can still be read of a damaged file: (index, record), as far as checksums hold."""
-        try:
-            with self._open_unchecked() as connection:
-                return _salvage(connection)
-        except (apsw.Error, OSError):
-            pass
-        try:
-            with closing(self._open(apsw.SQLITE_OPEN_READONLY)) as connection:
-                return _salvage(connection)
-        except apsw.Error:
-            return []
+        """What can still be read of a damaged file: (index, record), as far as checksums hold.
+
+        Raises:
+            apsw.Error: it cannot be read now.
+            OSError: likewise.
+        """
+        return salvage(self.path, self._wal_path, self.path.with_suffix(_COPY))
 
     def set_aside(self) -> Path:
         """Take a damaged file out of the journal, kept under another name; gives that."""
@@ -351,7 +323,7 @@ class Segment:
             self.path.with_name(self.path.name + "-shm"),
             self.path.with_name(self.path.name + "-journal"),
             self._sum_path.with_suffix(".tmp"),
-            self._copy_path,
+            self.path.with_suffix(_COPY),
         ):
             path.unlink(missing_ok=True)
 
@@ -366,10 +338,6 @@ class Segment:
         return self.path.with_suffix(_SUM)
 
     @property
-    def _copy_path(self) -> Path:
-        return self.path.with_suffix(".copy")
-
-    @property
     def _wal_path(self) -> Path:
         return self.path.with_name(self.path.name + "-wal")
 
@@ -378,60 +346,9 @@ class Segment:
         connection.set_busy_timeout(_BUSY_MS)
         return connection
 
-    @contextmanager
-    def _open_unchecked(self) -> Iterator[apsw.Connection]:
-        """A copy with all commits of the log, past the frame at which SQLite ends reading it."""
-        copy = self._copy_path
-        try:
-            shutil.copyfile(self.path, copy)
-            with open(copy, "r+b") as file:
-                if self._wal_path.exists():
-                    self._write_log_to(file)
-                file.seek(_FILE_VERSIONS_AT)
-                file.write(_FILE_WITHOUT_LOG)
-            with closing(apsw.Connection(str(copy), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
-                yield connection
-        finally:
-            copy.unlink(missing_ok=True)
-
-    def _write_log_to(self, file: BinaryIO) -> None:
-        most = self.path.stat().st_size + self._wal_path.stat().st_size
-        last = max(self._logged_commits(), default=0)
-        with open(self._wal_path, "rb") as log:
-            for frame in islice(self._frames(log), last):
-                end = frame.page * frame.size
-                if frame.size <= end <= most:  # else its number is damaged
-                    file.seek(end - frame.size)
-                    file.write(log.read(frame.size))
-
     def _holds_more(self) -> bool:
         """Whether there are requests in it past those that SQLite reads."""
         return any(index >= self.total for index, _ in self.salvage())
-
-    def _logged_commits(self) -> list[int]:
-        """The frames of the log that end a commit, from 1."""
-        if not self._wal_path.exists():
-            return []
-        with open(self._wal_path, "rb") as log:
-            frames = enumerate(self._frames(log), 1)
-            return [number for number, frame in frames if frame.pages_after_commit]
-
-    def _frames(self, log: BinaryIO) -> Iterator[_Frame]:
-        """The frames of a log, which is not used a second time here; each may be read.
-
-        The form of the log: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
-        """
-        if len(head := log.read(_LOG_HEAD.size)) < _LOG_HEAD.size:
-            return
-        [size] = _LOG_HEAD.unpack(head)
-        if size not in _PAGE_SIZES:
-            size = _PAGE_BYTES
-        at = _LOG_HEAD.size
-        while len(head := log.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
-            page, pages_after_commit = _FRAME_HEAD.unpack(head)
-            yield _Frame(page, pages_after_commit, size)
-            at += _FRAME_HEAD.size + size
-            log.seek(at)
 
     def _check_records(self) -> None:
         expected = 0
@@ -488,28 +405,6 @@ def insert(
             b"".join([encoded for encoded, _ in records]),
         ),
     )
-
-
-def _salvage(connection: apsw.Connection) -> list[tuple[int, Record]]:
-    """The records of a file of which some rows may be unreadable."""
-    saved: list[tuple[int, Record]] = []
-    after = failed = 0
-    while failed < _UNREADABLE_ROWS:
-        try:
-            rows = connection.execute(
-                "SELECT id, first, body FROM commits"
-                " WHERE id > ? AND typeof(first) = 'integer' AND typeof(body) = 'blob' ORDER BY id",
-                (after,),
-            )
-            for after, first, body in rows:  # noqa: B007
-                failed = 0
-                saved += [(first + number, record) for number, record in decode_intact(body)]
-        except apsw.Error:
-            after += 1
-            failed += 1
-        else:
-            break
-    return saved
 
 
 def _pairs(packed: bytes) -> Iterator[tuple[int, int]]:

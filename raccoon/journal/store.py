@@ -156,11 +156,18 @@ class Store:
         )
         with self._lock:
             self._segments.update({segment.number: segment for segment in loaded})
+        for segment, why in broken:
+            try:
+                saved = self._salvage(segment)
+            except (apsw.Error, OSError) as error:
+                _warn_unreadable(segment, error)
+                unread.append(segment)
+            else:
+                self._damaged(segment, why, saved)
+        with self._lock:
             self._unread = unread
         if not unread:
             self._said = []
-        for segment, why in broken:
-            self._damage(segment, why)
         waiting = [segment.events[index] for segment in loaded for index in segment.waiting()]
         ends = [files.position(segment.number, segment.total - 1) for segment in loaded]
         return Recovered(len(waiting), sum(waiting), max(ends, default=-1))
@@ -278,11 +285,16 @@ class Store:
                         return found, end
             except DamagedError as error:
                 if segment.closed:
+                    try:
+                        saved = self._salvage(segment)
+                    except (apsw.Error, OSError) as trouble:
+                        _warn_unreadable(segment, trouble)
+                        continue
                     with self._lock:
                         self._apart[segment.number] = segment
                         del self._segments[segment.number]
                     del found[before:]  # it is among what is saved
-                    self._damage(segment, str(error))
+                    self._damaged(segment, str(error), saved)
             except apsw.Error as error:
                 _warn_unreadable(segment, error)
         return found, upto
@@ -384,13 +396,13 @@ class Store:
         if segment is not None:
             segment.closed = True
 
-    def _damage(self, segment: Segment, why: str) -> None:
-        saved = [
+    def _salvage(self, segment: Segment) -> list[Found]:
+        """What can be read of a damaged segment and was not delivered."""
+        return [
             (files.position(segment.number, index), record)
             for index, record in segment.salvage()
             if not segment.is_done(index)
         ]
-        self._damaged(segment, why, saved)
 
 
 class Seen(NamedTuple):

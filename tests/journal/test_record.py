@@ -8,7 +8,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.journal.record import JSON, PROTOBUF, DamagedError, Record, decode, encode
+from raccoon.journal.record import (
+    JSON,
+    PROTOBUF,
+    DamagedError,
+    Record,
+    decode,
+    decode_intact,
+    encode,
+)
+from tests.journal.fakes import make_record
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 records = st.builds(
@@ -73,6 +82,22 @@ class RecordTests(SynchronousTestCase):
             self.assertRaises(DamagedError, list, decode(bytes(stored)))
         else:
             self.assertEqual([record._replace(client=text)], list(decode(bytes(stored))))
+
+    def test_intact(self) -> None:
+        """Those of a damaged group are found, whatever is damaged of one; some have no number."""
+        records = [make_record(f"{number}", 300) for number in range(20)]
+        each = [encode(record) for record in records]
+        stored = b"".join(each)
+        begin = sum(map(len, each[:7]))
+        for bit in range(8 * len(each[7])):
+            changed = bytearray(stored)
+            changed[begin + bit // 8] ^= 1 << bit % 8
+            found = list(decode_intact(bytes(changed)))
+            self.assertEqual(records[:7] + records[8:], [record for _, record in found], bit)
+            for number, record in found:
+                self.assertIn(number, (None, records.index(record)), bit)
+        self.assertEqual(list(enumerate(records)), list(decode_intact(stored)))
+        self.assertEqual([], list(decode_intact(bytes(10_000))))
 
     def test_impossible_lengths(self) -> None:
         """A length that is shorter than its head does not lead round in circles."""

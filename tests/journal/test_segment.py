@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 from itertools import pairwise
 
 import apsw
@@ -14,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.journal import segment as files
 from raccoon.journal.record import DamagedError, Record
-from raccoon.journal.segment import LogDamagedError, Segment
+from raccoon.journal.segment import Segment
 from tests.journal.fakes import DirectoryCase, make_record, stored
 
 numbers = st.integers(0, (1 << 31) - 1)
@@ -197,82 +195,6 @@ class FileTests(DirectoryCase):
         self.assertRaises(DamagedError, self.again().load)
         saved = [(index, record.client) for index, record in self.again().salvage()]
         self.assertEqual([(0, "a"), (2, "c"), (3, "d")], saved)
-
-    def damage_log(self, *frames: int) -> list[Record]:
-        """Zero the pages of these frames in a log of 12 commits of one request; gives those."""
-        records = [make_record(f"{number:02d}", 5000) for number in range(12)]
-        segment = Segment(self.directory, 7)
-        connection = segment.create()
-        for index, record in enumerate(records):
-            files.insert(connection, index, stored([record]), [])
-        connection.close()
-        log = segment.path.with_name(segment.path.name + "-wal")
-        content = bytearray(log.read_bytes())
-        size = 24 + 8192
-        count = (len(content) - 32) // size
-        for number in frames:
-            end = 32 + (number % count + 1) * size
-            content[end - 8192 : end] = bytes(8192)
-        log.write_bytes(content)
-        return records
-
-    def test_log_past_the_damage(self) -> None:
-        """Of a log that is damaged all is saved but what was where the damage is."""
-        records = self.damage_log(6)
-        self.assertRaises(LogDamagedError, self.again().load)
-        saved = self.again().salvage()
-        self.assertIn(len(saved), range(9, 12))
-        self.assertEqual([(index, records[index]) for index, _ in saved], saved)
-        self.assertEqual("11", saved[-1][1].client)
-        self.assertEqual([], [name for name in self.names() if "copy" in name])
-
-    def test_log_that_ends_within_a_commit(self) -> None:
-        """What was written of a commit that was not finished is passed over."""
-        records = self.damage_log(6)
-        log = self.directory / "0000000007.journal-wal"
-        log.write_bytes(log.read_bytes()[: -8192 - 24])
-        saved = self.again().salvage()
-        self.assertIn(len(saved), range(8, 11))
-        self.assertEqual([(index, records[index]) for index, _ in saved], saved)
-        self.assertEqual("10", saved[-1][1].client)
-
-    def test_log_without_room(self) -> None:
-        """Without room for a copy of the file what comes before the damage is saved."""
-        self.damage_log(6)
-
-        def full(*_: object) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        self.patch(shutil, "copyfile", full)
-        saved = [index for index, _ in self.again().salvage()]
-        self.assertIn(len(saved), range(1, 7))
-        self.assertEqual(list(range(len(saved))), saved)
-
-    def test_log_last_commit(self) -> None:
-        """A last commit of which nothing is left was not finished."""
-        self.damage_log(-2, -1)
-        segment = self.again()
-        segment.load()
-        self.assertEqual(11, segment.total)
-
-    def test_log_last_commit_is_there(self) -> None:
-        """One that SQLite does not read, and of which there are requests, is damaged."""
-        self.damage_log()
-        log = self.directory / "0000000007.journal-wal"
-        content = bytearray(log.read_bytes())
-        content[-8192 - 24 + 8] ^= 1  # the salt of its last frame
-        log.write_bytes(content)
-        self.assertRaises(LogDamagedError, self.again().load)
-        self.assertEqual(12, len(self.again().salvage()))
-
-    def test_copy_is_left(self) -> None:
-        """A copy that a kill left is removed with its segment."""
-        segment = self.make([make_record("a")])
-        (self.directory / "0000000007.copy").touch()
-        self.assertEqual(["a"], [record.client for _, record in segment.salvage()])
-        (self.directory / "0000000007.copy").touch()
-        segment.remove()
-        self.assertEqual([], self.names())
 
     def test_no_descriptor(self) -> None:
         """A file that cannot be opened now is not damaged."""

@@ -442,6 +442,32 @@ class DamageTests(StoreCase):
         # One was not delivered; of others that is said behind the damage.
         self.assertIn(len(self.waiting(store)), range(2, 5))
 
+    def test_no_room_to_save(self) -> None:
+        """A damaged segment that cannot be looked through now is looked through later."""
+        store = self.open()
+        for name in "abcd":
+            store.write(stored([make_record(name, 20_000)]), [])
+        self.crash(store)
+        [log] = self.directory.glob("*.journal-wal")
+        content = bytearray(log.read_bytes())
+        content[-50_000] ^= 1
+        log.write_bytes(content)
+        store = self.open()
+        salvage = Segment.salvage
+
+        def full(_: Segment) -> list[tuple[int, Record]]:
+            raise OSError(28, "No space left on device")
+
+        self.patch(Segment, "salvage", full)
+        store.recover()
+        self.assertTrue(store.unread)
+        self.assertEqual([], self.damage)
+        self.patch(Segment, "salvage", salvage)
+        store.recover()
+        self.assertFalse(store.unread)
+        [(_, _, saved)] = self.damage
+        self.assertEqual(3, len(saved))
+
     def test_no_room_to_check_a_log(self) -> None:
         """A log is read where there is no room to write it back."""
         store = self.open()
