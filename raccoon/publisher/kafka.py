@@ -457,12 +457,11 @@ class KafkaPublisher:
 
     def _learn_partitions(self) -> None:
         """Ask for those of a topic that is due: the ones that have a leader take events."""
-        topic = None if self._partitions is None else self._partitions.due()
-        if self._partitions is None or topic is None:
+        if self._partitions is None or (topic := self._partitions.due()) is None:
             return
         try:
             topics = self._producer.list_topics(topic, timeout=_PROBE_TIMEOUT).topics
-        except (KafkaException, ValueError, RuntimeError):  # the latter for what is no topic's name
+        except (KafkaException, ValueError, RuntimeError):  # the last two: it is no topic's name
             topics = {}
         found = topics[topic].partitions if topic in topics else {}
         self._partitions.learn(topic, [one for one, of in found.items() if of.leader >= 0])
