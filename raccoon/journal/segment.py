@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import apsw
 
-from raccoon.journal.record import DamagedError, Record, decode
+from raccoon.journal.record import DamagedError, Record, decode, encode
 from raccoon.journal.salvage import DAMAGE, PAGE_BYTES, commits_in, salvage
 
 SUFFIX = ".journal"
@@ -171,8 +171,8 @@ class Segment:
         """Read a closed file, and what it says of deliveries.
 
         An unsealed file is read whole, and sealed. SQLite ends reading its log at the first frame
-        that is not what was written. A last commit may not have been finished when power failed;
-        if requests of it are there, it may as well have been, and is damaged.
+        that is not what was written. A last commit may not have been finished when power failed, or
+        it is damaged: what there is of its requests is kept. Two show that the log is damaged.
 
         Raises:
             LogDamagedError: what lies behind a place in its log cannot be read.
@@ -189,7 +189,9 @@ class Segment:
         delivered = self.look(apsw.SQLITE_OPEN_READWRITE)
         if unsealed:
             unread = sum(frame > self._log_frames for frame in commits)
-            if unread > 1 or (unread and self._holds_more()):
+            if unread == 1:
+                self._keep_last_commit()
+            elif unread:
                 raise LogDamagedError(
                     f"its log cannot be read past {len(commits) - unread} commits", delivered
                 )
@@ -346,9 +348,20 @@ class Segment:
         connection.set_busy_timeout(_BUSY_MS)
         return connection
 
-    def _holds_more(self) -> bool:
-        """Whether there are requests in it past those that SQLite reads."""
-        return any(index >= self.total for index, _ in self.salvage())
+    def _keep_last_commit(self) -> None:
+        """Write what is left of a commit that SQLite does not read; such a log is sealed next."""
+        left = [record for index, record in self.salvage() if index >= self.total]
+        if not left:
+            return
+        connection = self._open(apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            connection.pragma("synchronous", "FULL")
+            insert(connection, self.total, [(encode(record), record.events) for record in left], [])
+            self.events = self._load_events(connection)
+        finally:
+            connection.close()
+        self.total = len(self.events)
 
     def _check_records(self) -> None:
         expected = 0

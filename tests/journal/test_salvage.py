@@ -8,6 +8,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from raccoon.journal import segment as files
 from raccoon.journal.record import Record
 from raccoon.journal.segment import LogDamagedError, Segment
@@ -128,11 +130,31 @@ class LogTests(LogCase):
         self.assertEqual(11, segment.total)
 
     def test_last_commit_is_there(self) -> None:
-        """One that SQLite does not read, and of which there are requests, is damaged."""
-        self.make()
-        self.flip(self.frames()[-1][0] + 8)  # its salt
-        self.assertRaises(LogDamagedError, self.again().load)
-        self.assertEqual([*range(12)], self.saved())
+        """Of one that SQLite does not read what is there is kept: it may have been finished."""
+        records = self.make(4, 3)
+        self.flip(self.whole.rindex(b"010" * 100))
+        for segment in (self.again(), self.again()):
+            segment.load()
+            self.assertEqual((11, True), (segment.total, segment.sealed))
+            read = [record for _, group in segment.read(0) for record in group]
+            self.assertEqual(records[:10] + records[11:], read)
+
+    def test_last_commit_on_a_full_disk(self) -> None:
+        """Where it cannot be written again the file is not sealed: it is looked at later."""
+        self.make(4, 3)
+        self.flip(self.whole.rindex(b"010" * 100))
+
+        def full(*_: object) -> None:
+            raise apsw.FullError("database or disk is full")
+
+        insert = files.insert
+        self.patch(files, "insert", full)
+        with self.assertRaises(apsw.FullError):
+            self.again().load()
+        self.patch(files, "insert", insert)
+        segment = self.again()
+        segment.load()
+        self.assertEqual(11, segment.total)
 
     def test_first_that_is_damaged(self) -> None:
         """A request whose index does not fit its neighbours' has none that could be delivered."""

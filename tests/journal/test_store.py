@@ -390,7 +390,7 @@ class DamageTests(StoreCase):
     def test_bit_flips_in_the_log(self) -> None:
         """In the log of a file that was being written each costs its own request.
 
-        It is found but where it takes all of the last commit, which may not have been finished.
+        It is found but in the last commit, which may not have been finished.
         """
         source = random.Random(2)
         store = self.open()
@@ -410,7 +410,7 @@ class DamageTests(StoreCase):
             store.recover()
             left = self.waiting(store)
             if left:
-                self.assertEqual(written[:-1], left)
+                self.assertIn(left, (written, written[:-1]))
             else:
                 [(_, _, saved)] = self.damage
                 left = [record for _, record in saved]
