@@ -9,11 +9,13 @@ https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 from __future__ import annotations
 
 import array
+import os
 import shutil
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import BinaryIO, NamedTuple
@@ -42,20 +44,26 @@ _UNREADABLE_ROWS = 1000
 _UNKNOWN = 1 << 31
 
 
-class Frame(NamedTuple):
-    """A page in a log.
+class _Frame(NamedTuple):
+    """The head of a page in a log.
 
     Attributes:
-        page: its number.
-        ends_commit: the file is whole with it.
-        content: its bytes.
-        intact: its checksum holds, given that of the frame before.
+        number: of the frame, from 1.
+        page: the number of its page.
+        pages_after_commit: that the file has, where it ends a commit; else 0.
+        checksum: of it and all before it.
+        checked: what of the head it is of.
+        at: where the page is in the log.
+        size: of the page.
     """
 
+    number: int
     page: int
-    ends_commit: bool
-    content: bytes
-    intact: bool
+    pages_after_commit: int
+    checksum: list[int]
+    checked: bytes
+    at: int
+    size: int
 
 
 class _Row(NamedTuple):
@@ -70,15 +78,7 @@ def commits_in(log: Path) -> list[int]:
     if not log.exists():
         return []
     with open(log, "rb") as file:
-        size = _page_bytes(file.read(_LOG_HEAD.size))
-        found = []
-        number = 0
-        while len(head := file.read(_FRAME_HEAD.size)) == _FRAME_HEAD.size:
-            number += 1
-            if _FRAME_HEAD.unpack(head)[1]:
-                found.append(number)
-            file.seek(_LOG_HEAD.size + number * (_FRAME_HEAD.size + size))
-        return found
+        return [frame.number for frame in _frames(file) if frame.pages_after_commit]
 
 
 def salvage(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
@@ -104,54 +104,71 @@ def salvage(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
 
 def _salvage_log(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
     """By intact frames alone, and by all: a damaged page may hold other rows that are not."""
-    try:
-        whole = _write_copy(path, log, copy, damaged_too=False)
-        saved = _salvage_file(copy)
-        if not whole:
-            _write_copy(path, log, copy, damaged_too=True)
-            known = {record for _, record in saved}
-            saved += [found for found in _salvage_file(copy) if found[1] not in known]
-        return sorted(saved, key=lambda found: found[0])
-    finally:
-        copy.unlink(missing_ok=True)
-
-
-def _write_copy(path: Path, log: Path, copy: Path, *, damaged_too: bool) -> bool:
-    """A file with all commits of its log; gives whether every frame was intact."""
-    shutil.copyfile(path, copy)
-    most = path.stat().st_size + log.stat().st_size
     last = max(commits_in(log), default=0)
-    whole = True
-    with open(copy, "r+b") as file, open(log, "rb") as source:
-        for _, frame in zip(range(last), _frames(source), strict=False):
-            whole = whole and frame.intact
-            end = frame.page * len(frame.content)
-            if (frame.intact or damaged_too) and 0 < end <= most:
-                file.seek(end - len(frame.content))
-                file.write(frame.content)
+    with open(log, "rb") as source:
+        damaged = _damaged(source, last)
+        try:
+            _write_copy(path, source, copy, last, damaged)
+            saved = _salvage_file(copy)
+            if damaged:
+                _write_copy(path, source, copy, last, frozenset())
+                known = {record for _, record in saved}
+                saved += [found for found in _salvage_file(copy) if found[1] not in known]
+        finally:
+            copy.unlink(missing_ok=True)
+    return sorted(saved, key=lambda found: found[0])
+
+
+def _write_copy(path: Path, log: BinaryIO, copy: Path, last: int, without: Set[int]) -> None:
+    """A file with the pages of its log up to the frame `last`, but those of some frames."""
+    shutil.copyfile(path, copy)
+    most = path.stat().st_size + os.fstat(log.fileno()).st_size
+    with open(copy, "r+b") as file:
+        for frame in islice(_frames(log), last):
+            end = frame.page * frame.size
+            if frame.number not in without and 0 < end <= most:
+                file.seek(end - frame.size)
+                file.write(_page(log, frame))
         file.seek(_FILE_VERSIONS_AT)
         file.write(_FILE_WITHOUT_LOG)
-    return whole
 
 
-def _frames(log: BinaryIO) -> Iterator[Frame]:
+def _damaged(log: BinaryIO, last: int) -> set[int]:
+    """The frames up to `last` whose checksums do not hold, given that of the frame before."""
     head = log.read(_LOG_HEAD.size)
-    size = _page_bytes(head)
     if len(head) < _LOG_HEAD.size:
-        return
-    magic, _, *checksum = _LOG_HEAD.unpack(head)
+        return set()
+    magic, _, *before = _LOG_HEAD.unpack(head)
     swapped = (magic == _LITTLE_ENDIAN) != (sys.byteorder == "little")
-    while len(frame := log.read(_FRAME_HEAD.size + size)) == _FRAME_HEAD.size + size:
-        page, pages_after_commit, *said = _FRAME_HEAD.unpack_from(frame)
-        content = frame[_FRAME_HEAD.size :]
-        intact = _checksum(frame[:_CHECKED] + content, checksum, swapped) == said
-        yield Frame(page, bool(pages_after_commit), content, intact)
-        checksum = said
+    damaged = set()
+    for frame in islice(_frames(log), last):
+        page = _page(log, frame)
+        whole = len(page) == frame.size
+        if not whole or _checksum(frame.checked + page, before, swapped) != frame.checksum:
+            damaged.add(frame.number)
+        before = frame.checksum
+    return damaged
 
 
-def _page_bytes(head: bytes) -> int:
+def _frames(log: BinaryIO) -> Iterator[_Frame]:
+    log.seek(0)
+    head = log.read(_LOG_HEAD.size)
     size: int = _LOG_HEAD.unpack(head)[1] if len(head) == _LOG_HEAD.size else 0
-    return size if size in _PAGE_SIZES else PAGE_BYTES
+    if size not in _PAGE_SIZES:
+        size = PAGE_BYTES
+    for number in count(1):
+        at = _LOG_HEAD.size + number * _FRAME_HEAD.size + (number - 1) * size
+        log.seek(at - _FRAME_HEAD.size)
+        head = log.read(_FRAME_HEAD.size)
+        if len(head) < _FRAME_HEAD.size:
+            return
+        page, pages_after_commit, *checksum = _FRAME_HEAD.unpack(head)
+        yield _Frame(number, page, pages_after_commit, checksum, head[:_CHECKED], at, size)
+
+
+def _page(log: BinaryIO, frame: _Frame) -> bytes:
+    log.seek(frame.at)
+    return log.read(frame.size)
 
 
 def _checksum(content: bytes, before: list[int], swapped: bool) -> list[int]:

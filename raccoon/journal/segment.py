@@ -349,7 +349,7 @@ class Segment:
         return connection
 
     def _keep_last_commit(self) -> None:
-        """Write what is left of a commit that SQLite does not read; such a log is sealed next."""
+        """Write again what is left of a commit that SQLite does not read, before it is cut off."""
         left = [record for index, record in self.salvage() if index >= self.total]
         if not left:
             return
@@ -358,10 +358,10 @@ class Segment:
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             connection.pragma("synchronous", "FULL")
             insert(connection, self.total, [(encode(record), record.events) for record in left], [])
-            self.events = self._load_events(connection)
         finally:
             connection.close()
-        self.total = len(self.events)
+        self.events.extend(record.events for record in left)
+        self.total += len(left)
 
     def _check_records(self) -> None:
         expected = 0

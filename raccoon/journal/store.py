@@ -157,10 +157,8 @@ class Store:
         with self._lock:
             self._segments.update({segment.number: segment for segment in loaded})
         for segment, why in broken:
-            try:
-                saved = self._salvage(segment)
-            except (apsw.Error, OSError) as error:
-                _warn_unreadable(segment, error)
+            saved = self._salvage(segment)
+            if saved is None:
                 unread.append(segment)
             else:
                 self._damaged(segment, why, saved)
@@ -260,22 +258,7 @@ class Store:
                     # Past the total is what a failed commit may have left.
                     del records[max(segment.total - start, 0) :]
                     end = origin + start + len(records) - 1
-                    # What leaves `skip` when it is delivered is marked as delivered before.
-                    if (
-                        after < origin + start
-                        and end <= upto
-                        and skip.isdisjoint(range(origin + start, end + 1))
-                        and segment.all_wait(start, end - origin)
-                    ):
-                        commit = list(enumerate(records, origin + start))
-                    else:
-                        commit = [
-                            (place, record)
-                            for place, record in enumerate(records, origin + start)
-                            if after < place <= upto
-                            and place not in skip
-                            and not segment.is_done(place - origin)
-                        ]
+                    commit = _waiting(segment, start, records, after, upto, skip)
                     found += commit
                     size -= REQUEST_OVERHEAD * len(commit)
                     size -= sum([len(one.wire) + one.events * EVENT_OVERHEAD for _, one in commit])
@@ -284,12 +267,7 @@ class Store:
                     if len(found) >= requests or size <= 0:
                         return found, end
             except DamagedError as error:
-                if segment.closed:
-                    try:
-                        saved = self._salvage(segment)
-                    except (apsw.Error, OSError) as trouble:
-                        _warn_unreadable(segment, trouble)
-                        continue
+                if segment.closed and (saved := self._salvage(segment)) is not None:
                     with self._lock:
                         self._apart[segment.number] = segment
                         del self._segments[segment.number]
@@ -396,13 +374,39 @@ class Store:
         if segment is not None:
             segment.closed = True
 
-    def _salvage(self, segment: Segment) -> list[Found]:
-        """What can be read of a damaged segment and was not delivered."""
+    def _salvage(self, segment: Segment) -> list[Found] | None:
+        """What is there of a damaged segment and was not delivered; None if unreadable now."""
+        try:
+            saved = segment.salvage()
+        except (apsw.Error, OSError) as error:
+            _warn_unreadable(segment, error)
+            return None
         return [
             (files.position(segment.number, index), record)
-            for index, record in segment.salvage()
+            for index, record in saved
             if not segment.is_done(index)
         ]
+
+
+def _waiting(
+    segment: Segment, start: int, records: list[Record], after: int, upto: int, skip: Set[int]
+) -> list[Found]:
+    """What of a commit, whose first request has the index `start`, is to be given; see `read`."""
+    first = files.position(segment.number, start)
+    last = first + len(records) - 1
+    # What leaves `skip` when it is delivered is marked as delivered before.
+    if (
+        after < first
+        and last <= upto
+        and skip.isdisjoint(range(first, last + 1))
+        and segment.all_wait(start, start + len(records) - 1)
+    ):
+        return list(enumerate(records, first))
+    return [
+        (place, record)
+        for index, (place, record) in enumerate(enumerate(records, first), start)
+        if after < place <= upto and place not in skip and not segment.is_done(index)
+    ]
 
 
 class Seen(NamedTuple):

@@ -115,8 +115,8 @@ class KafkaPublisher:
         self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
         size = self._client.get("batch.size", "")
         self._batch_bytes = int(size) if size.isdigit() else _BATCH_BYTES
-        enough = _ENOUGH_BYTES_AWAITED if awaited else _BATCH_BYTES
-        self.enough_bytes = int(size) if size.isdigit() else enough
+        waits_less = awaited and not size.isdigit()
+        self.enough_bytes = _ENOUGH_BYTES_AWAITED if waits_less else self._batch_bytes
         # Of small batches a group has several.
         self.group_bytes = max(self._batch_bytes, _BATCH_BYTES)
         self._producer: Producer

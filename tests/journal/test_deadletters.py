@@ -102,14 +102,18 @@ class DeadLettersTests(DirectoryCase):
         self.assertEqual((1, 0), self.open().count())
         self.assertEqual(before, log.stat().st_size)
 
-    def test_damage_in_a_letter(self) -> None:
-        """The letters at the end are looked at for damage, not their index alone."""
-        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 100)
+    def add_and_damage(self, letters: int) -> None:
+        """Store so many letters of 5,000 bytes, and overwrite a page of one of the first."""
+        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * letters)
         self.letters.close()
         path = self.directory / deadletters.FILE
         content = bytearray(path.read_bytes())
         content[20 * 16_384 : 21 * 16_384] = b"x" * 16_384
         path.write_bytes(content)
+
+    def test_damage_in_a_letter(self) -> None:
+        """The letters at the end are looked at for damage, not their index alone."""
+        self.add_and_damage(100)
         aside = self.letters.set_aside_if_damaged()
         assert aside is not None
         self.assertTrue(aside.exists())
@@ -127,12 +131,7 @@ class DeadLettersTests(DirectoryCase):
 
     def test_damage_far_from_the_end(self) -> None:
         """It is not looked for in a large file, which takes letters as before."""
-        self.letters.add([make_letter("a")._replace(record=make_record("a", size=5000))] * 1100)
-        self.letters.close()
-        path = self.directory / deadletters.FILE
-        content = bytearray(path.read_bytes())
-        content[20 * 16_384 : 21 * 16_384] = b"x" * 16_384
-        path.write_bytes(content)
+        self.add_and_damage(1100)
         self.assertIsNone(self.letters.set_aside_if_damaged())
         self.letters.add([make_letter("b")])
         self.assertEqual((1101, 0), self.letters.count())
