@@ -27,8 +27,6 @@ from raccoon.journal.record import Record, decode_intact
 # Two writes a page: larger pages than SQLite's 4 KiB cost a large commit less time, and a small one
 # more bytes.
 PAGE_BYTES = 8_192
-# What else can go wrong, such as no file descriptor being free, passes.
-DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError)
 
 _LITTLE_ENDIAN = 0x377F0682
 _LOG_HEAD = struct.Struct(">I4xI12xII")  # magic number, bytes of a page, checksum
@@ -38,6 +36,8 @@ _PAGE_SIZES = frozenset(512 << power for power in range(8))
 _WORD = 0xFFFFFFFF
 # Where a file says whether it has a log, and how it says that it has none.
 _FILE_VERSIONS_AT, _FILE_WITHOUT_LOG = 18, b"\x01\x01"
+# Where it says how many pages it has, and how it says: as many as there are.
+_FILE_PAGES_AT, _FILE_PAGES_THERE = 28, bytes(4)
 # More rows than a page has.
 _UNREADABLE_ROWS = 1000
 # Indexes of requests of which the index is not known: no segment has so many.
@@ -73,6 +73,14 @@ class _Row(NamedTuple):
     body: bytes
 
 
+def is_damage(error: apsw.Error) -> bool:
+    """Whether a file is not what was written; other errors, such as of a full disk, pass."""
+    if isinstance(error, apsw.IOError):
+        code: int = getattr(error, "extendedresult", 0)
+        return code == apsw.SQLITE_IOERR_SHORT_READ
+    return isinstance(error, (apsw.CorruptError, apsw.NotADBError, apsw.SQLError))
+
+
 def commits_in(log: Path) -> list[int]:
     """The frames of a log that end a commit, from 1."""
     if not log.exists():
@@ -89,38 +97,45 @@ def salvage(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
         log: of its log, if there is one.
         copy: made meanwhile. Where there is no room for it, it is made among temporary files.
 
+    Returns:
+        In the order of their indexes; those of which it is not known come last.
+
     Raises:
         apsw.Error: it cannot be read now.
         OSError: likewise; or there is no room for the copy.
     """
     if not log.exists():
-        return _salvage_file(path)
+        log = Path(os.devnull)
     try:
-        return _salvage_log(path, log, copy)
+        return _salvage(path, log, copy)
     except OSError:
         with TemporaryDirectory(prefix="raccoon-journal-") as directory:
-            return _salvage_log(path, log, Path(directory) / copy.name)
+            return _salvage(path, log, Path(directory) / copy.name)
 
 
-def _salvage_log(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
+def _salvage(path: Path, log: Path, copy: Path) -> list[tuple[int, Record]]:
     """By intact frames alone, and by all: a damaged page may hold other rows that are not."""
     last = max(commits_in(log), default=0)
     with open(log, "rb") as source:
         damaged = _damaged(source, last)
         try:
             _write_copy(path, source, copy, last, damaged)
-            saved = _salvage_file(copy)
+            saved = _read(copy)
             if damaged:
                 _write_copy(path, source, copy, last, frozenset())
                 known = {record for _, record in saved}
-                saved += [found for found in _salvage_file(copy) if found[1] not in known]
+                saved += [found for found in _read(copy) if found[1] not in known]
         finally:
             copy.unlink(missing_ok=True)
     return sorted(saved, key=lambda found: found[0])
 
 
 def _write_copy(path: Path, log: BinaryIO, copy: Path, last: int, without: Set[int]) -> None:
-    """A file with the pages of its log up to the frame `last`, but those of some frames."""
+    """A file with the pages of its log up to the frame `last`, but those of some frames.
+
+    It has whole pages, whatever was cut off, and says of none that it has it: SQLite reads nothing
+    of a file that should be longer.
+    """
     shutil.copyfile(path, copy)
     most = path.stat().st_size + os.fstat(log.fileno()).st_size
     with open(copy, "r+b") as file:
@@ -131,6 +146,10 @@ def _write_copy(path: Path, log: BinaryIO, copy: Path, last: int, without: Set[i
                 file.write(_page(log, frame))
         file.seek(_FILE_VERSIONS_AT)
         file.write(_FILE_WITHOUT_LOG)
+        file.seek(_FILE_PAGES_AT)
+        file.write(_FILE_PAGES_THERE)
+        pages = -(-file.seek(0, os.SEEK_END) // PAGE_BYTES)
+        file.truncate(pages * PAGE_BYTES)
 
 
 def _damaged(log: BinaryIO, last: int) -> set[int]:
@@ -183,7 +202,7 @@ def _checksum(content: bytes, before: list[int], swapped: bool) -> list[int]:
     return [one, two]
 
 
-def _salvage_file(path: Path) -> list[tuple[int, Record]]:
+def _read(path: Path) -> list[tuple[int, Record]]:
     with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as connection:
         rows = _rows(connection)
     saved: list[tuple[int, Record]] = []
@@ -219,7 +238,9 @@ def _rows(connection: apsw.Connection) -> list[_Row]:
                 # Numbers are consecutive: another one is damaged.
                 if after < row.number <= after + _UNREADABLE_ROWS:
                     after = row.number
-        except DAMAGE:
+        except apsw.Error as error:
+            if not is_damage(error):
+                raise
             after += 1
             failed += 1
         else:

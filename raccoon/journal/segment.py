@@ -6,7 +6,7 @@ import array
 import hashlib
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import apsw
 
 from raccoon.journal.record import DamagedError, Record, decode, encode
-from raccoon.journal.salvage import DAMAGE, PAGE_BYTES, commits_in, salvage
+from raccoon.journal.salvage import PAGE_BYTES, commits_in, is_damage, salvage
 
 SUFFIX = ".journal"
 _SUM = ".sum"
@@ -213,28 +213,22 @@ class Segment:
             DamagedError: it is not what was written.
             apsw.Error: it cannot be read now.
         """
-        try:
-            connection = self._open(flags)
-            try:
-                # What cannot be read of the log is kept for whoever looks into it.
-                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-                made = connection.pragma("schema_version")  # opens the log, too
-                self._log_frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
-                if self.size <= _UNMADE_BYTES and not made:
-                    return Delivered([], [])  # it ended while it was made
-                self.events = self._load_events(connection)
-                delivered = Delivered(
-                    [
-                        one
-                        for (packed,) in connection.execute("SELECT delivered FROM commits")
-                        for one in _pairs(packed)
-                    ],
-                    list(connection.execute("SELECT segment, done FROM carried")),
-                )
-            finally:
-                connection.close()
-        except (*DAMAGE, ValueError) as error:
-            raise DamagedError(str(error)) from error
+        with _telling_damage(), closing(self._open(flags)) as connection:
+            # What cannot be read of the log is kept for whoever looks into it.
+            connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            made = connection.pragma("schema_version")  # opens the log, too
+            self._log_frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            if self.size <= _UNMADE_BYTES and not made:
+                return Delivered([], [])  # it ended while it was made
+            self.events = self._load_events(connection)
+            delivered = Delivered(
+                [
+                    one
+                    for (packed,) in connection.execute("SELECT delivered FROM commits")
+                    for one in _pairs(packed)
+                ],
+                list(connection.execute("SELECT segment, done FROM carried")),
+            )
         self.total = len(self.events)
         return delivered
 
@@ -276,23 +270,17 @@ class Segment:
             DamagedError: a group is not what was written.
             apsw.Error: the file cannot be read now.
         """
-        try:
-            connection = self._open(apsw.SQLITE_OPEN_READONLY)
-            try:
-                read, row = self._read_to
-                rows = connection.execute(
-                    "SELECT id, first, body FROM commits"
-                    " WHERE id > ? AND length(body) AND first + length(events) / 4 > ? ORDER BY id",
-                    (row if first >= read else 0, first),
-                )
-                for row, start, body in rows:
-                    records = list(decode(body))
-                    self._read_to = start + len(records), row
-                    yield start, records
-            finally:
-                connection.close()
-        except DAMAGE as error:
-            raise DamagedError(str(error)) from error
+        with _telling_damage(), closing(self._open(apsw.SQLITE_OPEN_READONLY)) as connection:
+            read, row = self._read_to
+            rows = connection.execute(
+                "SELECT id, first, body FROM commits"
+                " WHERE id > ? AND length(body) AND first + length(events) / 4 > ? ORDER BY id",
+                (row if first >= read else 0, first),
+            )
+            for row, start, body in rows:
+                records = list(decode(body))
+                self._read_to = start + len(records), row
+                yield start, records
 
     def salvage(self) -> list[tuple[int, Record]]:
         """What can still be read of a damaged file: (index, record), as far as checksums hold.
@@ -379,6 +367,16 @@ class Segment:
             counts.frombytes(packed)
             events += counts
         return events
+
+
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    try:
+        yield
+    except (apsw.Error, ValueError) as error:
+        if isinstance(error, ValueError) or is_damage(error):
+            raise DamagedError(str(error)) from error
+        raise
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 import apsw
 
 from raccoon.journal import segment as files
-from raccoon.journal.record import Record
+from raccoon.journal.record import DamagedError, Record
+from raccoon.journal.salvage import commits_in
 from raccoon.journal.segment import LogDamagedError, Segment
 from tests.journal.fakes import DirectoryCase, make_record, stored
 
@@ -139,6 +140,25 @@ class LogTests(LogCase):
             read = [record for _, group in segment.read(0) for record in group]
             self.assertEqual(records[:10] + records[11:], read)
 
+    def test_ends_within_a_page(self) -> None:
+        """Wherever a full disk cut the last commit off, what was before is read."""
+        totals = set()
+        for size in (3000, 5000, 20_000):
+            records = self.make(5, 3, size)
+            before = 32 + FRAME * commits_in(self.log)[-2]
+            for end in range(before, len(self.whole), 1000):
+                shutil.rmtree(self.directory)
+                self.directory.mkdir()
+                self.make(5, 3, size)
+                self.log.write_bytes(self.whole[:end])
+                segment = self.again()
+                segment.load()
+                read = [record for _, group in segment.read(0) for record in group]
+                self.assertEqual(records[: segment.total], read)
+                totals.add(segment.total)
+            self.again().remove()
+        self.assertEqual({12, 13, 14}, totals)
+
     def test_last_commit_on_a_full_disk(self) -> None:
         """Where it cannot be written again the file is not sealed: it is looked at later."""
         self.make(4, 3)
@@ -166,6 +186,22 @@ class LogTests(LogCase):
         self.assertEqual([0, 1, 2], [index for index, _ in saved[:3]])
         self.assertEqual(["003", "004"], [record.client for _, record in saved[3:]])
         self.assertGreater(saved[3][0], 1 << 30)
+
+
+class FileTests(LogCase):
+    """Damage in a file without a log."""
+
+    def test_ends_within_a_page(self) -> None:
+        """Wherever it was cut off it is damaged, and all before is saved."""
+        self.make(6, 1, 20_000)
+        segment = self.again()
+        segment.load()
+        whole = segment.path.read_bytes()
+        for end in range(len(whole) - 2 * PAGE, len(whole), 1000):
+            segment.path.write_bytes(whole[:end])
+            self.assertRaises(DamagedError, self.again().load)
+            self.assertRaises(DamagedError, list, segment.read(0))
+            self.assertEqual([*range(5)], self.saved(), end)
 
 
 class RoomTests(LogCase):
