@@ -179,7 +179,7 @@ class OutageTests(JournalCase):
     def rate(self, flood: Flood, requests: int) -> float:
         """The most requests a second that are answered."""
         count = max(requests // 10, 3000)
-        return max(count / flood.send(count) for _ in range(2))
+        return max(count / flood.send(count) for _ in range(4))
 
     def test_level_0(self) -> None:
         """At level 0 what an outage and the end left undelivered comes after the restart."""
