@@ -213,6 +213,9 @@ class Segment:
             DamagedError: it is not what was written.
             apsw.Error: it cannot be read now.
         """
+        if not _size(self.path) and _size(self._wal_path):
+            # SQLite would delete the log.
+            raise DamagedError("the file is empty, and its log is not")
         with _telling_damage(), closing(self._open(flags)) as connection:
             # What cannot be read of the log is kept for whoever looks into it.
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
@@ -319,9 +322,7 @@ class Segment:
 
     def measure(self) -> None:
         """Look up how many bytes the file and its log take."""
-        self.size = sum(
-            path.stat().st_size for path in (self.path, self._wal_path) if path.exists()
-        )
+        self.size = _size(self.path) + _size(self._wal_path)
 
     @property
     def _sum_path(self) -> Path:
@@ -471,6 +472,10 @@ def make_directory(directory: Path) -> None:
     for path in directory.absolute().parents:
         with suppress(OSError):
             _sync_directory(path)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _digest(path: Path) -> str:

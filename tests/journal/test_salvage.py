@@ -176,6 +176,15 @@ class LogTests(LogCase):
         segment.load()
         self.assertEqual(11, segment.total)
 
+    def test_file_of_the_log_is_empty(self) -> None:
+        """All is in the log, which stays there when somebody looks."""
+        self.make()
+        path = self.again().path
+        path.write_bytes(b"")
+        self.assertRaises(DamagedError, self.again().look)
+        self.assertRaises(DamagedError, self.again().load)
+        self.assertEqual([*range(12)], self.saved())
+
     def test_first_that_is_damaged(self) -> None:
         """A request whose index does not fit its neighbours' has none that could be delivered."""
         self.make(5)
