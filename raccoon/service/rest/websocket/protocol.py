@@ -187,7 +187,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """One request; its answer may come at once or after others."""
-        if self._connected_at is None:
+        if self._connected_at is None or self.state != self.STATE_OPEN:
             return
         factory = self.factory
         received_at = factory.reactor.seconds()
@@ -274,6 +274,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def go_away(self) -> None:
         """Close in an orderly way: the server is stopping."""
         self._close(_GOING_AWAY, "the server is stopping")
+        self._resume(self._paused)  # the client's part of the handshake is to come
 
     def stop_reading(self) -> None:
         """Take no further message."""

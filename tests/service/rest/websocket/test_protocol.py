@@ -659,6 +659,20 @@ class CloseTests(EdgeTestCase):
         self.assertTrue(client.closed)
         self.assertIsNone(self.successResultOf(done))
 
+    def test_server_that_reads_nothing_stops(self) -> None:
+        """It reads each client's part of the closing handshake, and takes no message before it."""
+        edge = self.make_edge(ack=0)
+        client = edge.upgrade()
+        edge.websocket.stop_reading()
+        client.text(json_body("a"))
+        done = edge.websocket.close_all()
+        self.check_close(client.frame(), 1001)
+        client.send(client_frame(CLOSE, b"\x03\xe9"))
+        edge.advance(0)
+        self.assertTrue(client.closed)
+        self.assertIsNone(self.successResultOf(done))
+        self.assertEqual([], edge.collector.requests)
+
     def test_server_without_connections_stops_at_once(self) -> None:
         """With nobody connected there is nothing to wait for."""
         self.assertIsNone(self.successResultOf(self.make_edge().websocket.close_all()))
