@@ -11,7 +11,7 @@ from twisted.python.monkey import MonkeyPatcher
 from raccoon.journal import segment as files
 from raccoon.journal.record import Record
 from raccoon.journal.segment import Segment
-from raccoon.journal.store import InUseError, JournalError, Recovered, Store
+from raccoon.journal.store import InUseError, JournalError, Recovered, Store, inspect
 from tests.journal.fakes import StoreCase, make_record, stored
 
 FLIPS = 100
@@ -422,6 +422,47 @@ class DamageTests(StoreCase):
             for path, text in whole.items():
                 path.write_bytes(text)
 
+    def test_any_damage(self) -> None:
+        """However a file is damaged: the start goes well, and what other files hold is there."""
+        source = random.Random(3)
+        store = self.open(100_000)
+        written: dict[int, Record] = {}
+        for number in range(24):
+            group = [make_record(f"{number}-{n}", source.randrange(9000)) for n in range(4)]
+            written.update(enumerate(group, store.write(stored(group), [])))
+            if number == 12:
+                store.tidy()
+        self.crash(store)
+        whole = {path: path.read_bytes() for path in self.directory.glob("0*")}
+        for _ in range(100):
+            target = source.choice([path for path in whole if whole[path]])
+            way = source.choice(DAMAGES)
+            content = bytearray(whole[target])
+            way(source, content)
+            target.write_bytes(content)
+            context = f"{way.__name__} of {target.name}"
+            inspect(self.directory)
+            self.damage.clear()
+            store = self.open()
+            store.recover()
+            self.assertFalse(store.unread, context)
+            new = make_record("new")
+            store.write(stored([new]), [])
+            saved = {record for _, _, found in self.damage for _, record in found}
+            there = saved.union(self.waiting(store))
+            self.assertLessEqual(there, {*written.values(), new}, context)
+            elsewhere = {
+                record
+                for place, record in written.items()
+                if files.place(place)[0] != int(target.name[:10])
+            }
+            self.assertLessEqual({*elsewhere, new}, there, context)
+            self.crash(store)
+            for path in self.directory.glob("0*"):
+                path.unlink()
+            for path, text in whole.items():
+                path.write_bytes(text)
+
     def test_log_that_notes_deliveries(self) -> None:
         """What a damaged log still says of deliveries is known of other segments."""
         store = self.open()
@@ -536,6 +577,33 @@ class DamageTests(StoreCase):
             [(_, _, saved)] = self.damage
             self.assertEqual(["b"], [record.client for _, record in saved])
             self.crash(store)
+
+
+def flip(source: random.Random, content: bytearray) -> None:
+    """Another bit."""
+    content[source.randrange(len(content))] ^= 1 << source.randrange(8)
+
+
+def cut(source: random.Random, content: bytearray) -> None:
+    """An end that is not there, or nothing at all."""
+    del content[source.choice((0, source.randrange(len(content)))) :]
+
+
+def overwrite(source: random.Random, content: bytearray) -> None:
+    """Zeros, or other bytes, somewhere or behind the end."""
+    at = source.choice((source.randrange(len(content)), len(content)))
+    size = source.choice((1, 100, 8192, 30_000))
+    content[at : at + size] = source.choice((bytes, source.randbytes))(size)
+
+
+def swap(source: random.Random, content: bytearray) -> None:
+    """A page in another's place."""
+    pages = max(len(content) // 8192, 1)
+    one, other = (8192 * source.randrange(pages) for _ in range(2))
+    content[one : one + 8192] = content[other : other + 8192]
+
+
+DAMAGES = (flip, cut, overwrite, swap)
 
 
 def check_bit_flips(case: StoreCase, count: int, seed: int = 0) -> str:
