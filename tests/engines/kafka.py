@@ -30,7 +30,8 @@ _POM = Path(__file__).with_name("kafka-pom.xml")
 _CACHE = Path(__file__).parents[2] / ".cache"
 _START_SECONDS = 60
 _DOWNLOAD_SECONDS = 600
-_READ_SECONDS = 30
+# A broker that was stopped for a while may take half a minute until it answers again.
+_READ_SECONDS = 90
 _PARTITIONS = 3
 _LOG_TAIL = 2000
 USER = "raccoon"
@@ -171,7 +172,7 @@ class KafkaBroker(EngineProcess):
         Those of one partition are in their order.
 
         Raises:
-            EngineError: they could not be read to their ends in 30 seconds.
+            EngineError: they could not be read to their ends in 90 seconds.
         """
         consumer = Consumer(
             {
@@ -189,7 +190,7 @@ class KafkaBroker(EngineProcess):
             for topic in topics:
                 for partition in known[topic].partitions if topic in known else ():
                     place = TopicPartition(topic, partition)
-                    low, high = consumer.get_watermark_offsets(place, timeout=_READ_SECONDS)
+                    low, high = _offsets(consumer, place, deadline)
                     if high > low:
                         left[topic, partition] = high - low
             consumer.assign([TopicPartition(topic, partition, 0) for topic, partition in left])
@@ -297,6 +298,19 @@ def make_certificate(certificate: Path, keystore: Path) -> None:
     )
     keystore.write_text(key.read_text() + certificate.read_text())
     key.unlink()
+
+
+def _offsets(consumer: Consumer, place: TopicPartition, deadline: float) -> tuple[int, int]:
+    """The first and the next offset; a partition may have no leader for a moment."""
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(place, timeout=_READ_SECONDS)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return low, high
 
 
 def _has_leaders(admin: AdminClient, topic: str) -> bool:
