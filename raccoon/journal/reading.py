@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +14,7 @@ from raccoon.config import EventSettings, LimitSettings
 from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
 from raccoon.journal import deadletters
+from raccoon.journal import salvage as salvaging
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.record import JSON, PROTOBUF, DamagedError, Record
 from raccoon.journal.segment import Segment, segment_numbers
@@ -169,13 +169,9 @@ def salvage(path: Path) -> list[tuple[int, Record]]:
         ReadingError: nothing can.
     """
     with tempfile.TemporaryDirectory(prefix="raccoon-journal-") as directory:
-        segment = Segment(Path(directory), 0)
-        # SQLite makes files beside the one it reads.
-        shutil.copyfile(path, segment.path)
-        log = path.with_name(path.name + "-wal")
-        if log.exists():
-            shutil.copyfile(log, segment.path.with_name(segment.path.name + "-wal"))
-        saved = segment.salvage()
+        saved = salvaging.salvage(
+            path, path.with_name(path.name + "-wal"), Path(directory) / "copy"
+        )
     if not saved:
         raise ReadingError(f"{path}: no request could be read")
     return saved

@@ -147,8 +147,7 @@ class LogTests(LogCase):
             records = self.make(5, 3, size)
             before = 32 + FRAME * commits_in(self.log)[-2]
             for end in range(before, len(self.whole), 1000):
-                shutil.rmtree(self.directory)
-                self.directory.mkdir()
+                self.again().remove()
                 self.make(5, 3, size)
                 self.log.write_bytes(self.whole[:end])
                 segment = self.again()
