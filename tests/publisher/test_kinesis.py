@@ -148,11 +148,12 @@ class RequestTests(KinesisTestCase):
 
     def test_full_requests(self) -> None:
         """The events of many requests are written 500 at a time."""
-        self.patch(kinesis, "_DELAY", 1000.0)
-        requests = [request_of(*(b"%d-%d" % (i, j) for j in range(100))) for i in range(15)]
-        self.assertEqual(self.publish(self.start(), *requests), [None] * 15)
-        self.assertEqual([len(data) for _, data in self.api.requests], [500] * 3)
-        self.assertEqual(len({data for _, data, _ in self.api.stored}), 1500)
+        self.patch(kinesis, "_DELAY", 2.0)
+        requests = [request_of(*(b"%d-%d" % (i, j) for j in range(100))) for i in range(12)]
+        self.assertEqual(self.publish(self.start(), *requests), [None] * 12)
+        sizes = sorted(len(data) for _, data in self.api.requests)
+        self.assertEqual(sizes, [200, 500, 500])
+        self.assertEqual(len({data for _, data, _ in self.api.stored}), 1200)
 
     def test_requests_of_5_mib(self) -> None:
         """A request has 5 MiB at most, and as much of it as fits."""
@@ -264,12 +265,11 @@ class KeyTests(KinesisTestCase):
 
     def test_refused_before_later_ones(self) -> None:
         """With a key, a refused record goes before all that came later."""
-        self.patch(kinesis, "_DELAY", 1000.0)
+        self.patch(kinesis, "_DELAY", 2.0)
         self.api.refuse[b"0"] = [THROTTLED] * 2
         publisher = self.start(key="type")
-        # Three whole requests, of which the first two have one refused.
-        requests = [request_of(b"%d" % i) for i in range(1498)]
-        self.assertEqual(self.publish_at_once(publisher, *requests), [None] * 1498)
+        requests = [request_of(b"%d" % i) for i in range(1200)]
+        self.assertEqual(self.publish_at_once(publisher, *requests), [None] * 1200)
         stored = [data for _, data, _ in self.api.stored]
         self.assertEqual(stored.index(b"0") + 1, stored.index(b"999"))
         self.assertEqual([data[0] for _, data in self.api.requests], [b"0"] * 3)
@@ -279,12 +279,12 @@ class KeyTests(KinesisTestCase):
         self.patch(KinesisPublisher, "_watch", lambda publisher: None)
         self.api.raising = [{"StreamDescriptionSummary": {"StreamStatus": "ACTIVE"}}]
         self.api.raising += [refusal(THROTTLED), refusal("InternalFailure", 500)]
-        self.patch(kinesis, "_DELAY", 1000.0)
+        self.patch(kinesis, "_DELAY", 2.0)
         publisher = self.start(key="type")
-        requests = [request_of(b"%d" % i) for i in range(1500)]
-        self.assertEqual(self.publish_at_once(publisher, *requests), [None] * 1500)
+        requests = [request_of(b"%d" % i) for i in range(1200)]
+        self.assertEqual(self.publish_at_once(publisher, *requests), [None] * 1200)
         stored = [data for _, data, _ in self.api.stored]
-        self.assertEqual(stored, [b"%d" % i for i in range(1500)])
+        self.assertEqual(stored, [b"%d" % i for i in range(1200)])
         first = [b"%d" % i for i in range(500)]
         self.assertEqual([data for _, data in self.api.requests][:3], [first] * 3)
 
