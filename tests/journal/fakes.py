@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -64,6 +64,13 @@ class StoreCase(DirectoryCase):
             store._connection = store._active = None
         store._segments = {}
         store.close()
+
+    def restore(self, whole: Mapping[Path, bytes]) -> None:
+        """Have these files of segments, as they were, and no others."""
+        for path in self.directory.glob("0*"):
+            path.unlink()
+        for path, content in whole.items():
+            path.write_bytes(content)
 
     def waiting(self, store: Store, upto: int = 1 << 62) -> list[Record]:
         """What is to be delivered, in order."""

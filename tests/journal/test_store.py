@@ -417,10 +417,7 @@ class DamageTests(StoreCase):
             self.assertLessEqual(len(written) - 1, len(left), f"bit {bit}")
             self.assertEqual([record for record in written if record in left], left)
             self.crash(store)
-            for path in self.directory.glob("0*"):
-                path.unlink()
-            for path, text in whole.items():
-                path.write_bytes(text)
+            self.restore(whole)
 
     def test_any_damage(self) -> None:
         """However a file is damaged: the start goes well, and what other files hold is there."""
@@ -458,10 +455,7 @@ class DamageTests(StoreCase):
             }
             self.assertLessEqual({*elsewhere, new}, there, context)
             self.crash(store)
-            for path in self.directory.glob("0*"):
-                path.unlink()
-            for path, text in whole.items():
-                path.write_bytes(text)
+            self.restore(whole)
 
     def test_log_that_notes_deliveries(self) -> None:
         """What a damaged log still says of deliveries is known of other segments."""
@@ -643,9 +637,5 @@ def check_bit_flips(case: StoreCase, count: int, seed: int = 0) -> str:
         could += len(own)
         did += len(saved & own)
         case.crash(store)
-        for path in case.directory.iterdir():
-            if path not in whole and path.name != "lock":
-                path.unlink()
-        for path, text in whole.items():
-            path.write_bytes(text)
+        case.restore(whole)
     return f"{count} bit flips: {did} of {could} requests of the damaged segments were saved"
