@@ -18,6 +18,7 @@ from raccoon.journal.store import JournalError, Store
 _GROUP_BYTES = 1 << 20
 _GROUP_REQUESTS = 500
 _GROUP_ITEMS = 4096
+_ENOUGH_REQUESTS = 48  # to share a commit: more of them save little
 _RETRY_SECONDS = 0.25
 _LOAD_SECONDS = 0.1
 _REACTORS_PART = 0.5
@@ -125,9 +126,10 @@ def _clock_of(thread: threading.Thread) -> Callable[[], float]:
 class Writer:
     """Commits in groups: what has come some time after the first.
 
-    That time is `delay` where the reactor is busy: a request that has a commit of its own costs
-    many times one among fifty, and what is delivered meanwhile is not written at all. Where there
-    is time to spare an early answer is worth more, and it is next to nothing.
+    That time is `delay` where the reactor is busy, or less where enough came: a request that has a
+    commit of its own costs many times one among fifty, and what is delivered meanwhile is not
+    written at all. Where there is time to spare an early answer is worth more, and it is next to
+    nothing.
 
     A group is at most 1 MiB, a request that goes over it included, and 500 requests.
     Results go to `written` and `failed`, called in the writer's thread once for each group.
@@ -167,6 +169,9 @@ class Writer:
         self._recovered = recovered
         self._inbox: deque[Entry | LetterEntry | int] = deque()
         self._awake = threading.Event()
+        self._enough = threading.Event()
+        # Requests and letters, and those of them that the next commit need not wait for.
+        self._came = self._seen = 0
         self._stopping = False
         self._broken = broken
         self._to_carry = False
@@ -180,8 +185,11 @@ class Writer:
     def put(self, item: Entry | LetterEntry) -> None:
         """Have a request or a letter written."""
         self._inbox.append(item)
+        self._came += 1
         if not self._awake.is_set():
             self._awake.set()
+        if self._came - self._seen >= _ENOUGH_REQUESTS and not self._enough.is_set():
+            self._enough.set()
 
     def note(self, position: int) -> None:
         """Have a delivery noted together with what is written next, or when `flush` is called."""
@@ -200,6 +208,7 @@ class Writer:
     def stop(self) -> None:
         """Write what is left, and end. Blocking."""
         self._stopping = True
+        self._enough.set()
         self._awake.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -207,11 +216,12 @@ class Writer:
     def _run(self) -> None:
         while True:
             self._awake.wait(_RETRY_SECONDS if self._broken else None)
+            self._awake.clear()
             stopping = self._stopping
-            if not stopping:
-                self._awake.clear()
-                if self._delay and not self._broken:
-                    time.sleep(self._delay * self._load.share() ** 4)
+            if self._delay and not (stopping or self._broken):
+                self._enough.wait(self._delay * self._load.share() ** 4)
+            self._enough.clear()
+            self._seen = self._came
             if self._broken:
                 self._mend()
             if self._to_carry and not self._broken:

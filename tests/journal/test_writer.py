@@ -10,10 +10,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.journal import writer as writer_module
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.store import JournalError, Store
-from raccoon.journal.writer import Entry, LetterEntry, Load, Writer
+from raccoon.journal.writer import _ENOUGH_REQUESTS, Entry, LetterEntry, Load, Writer
 from tests.integration.waiting import wait_until
 from tests.journal.fakes import StoreCase, make_record
 
@@ -260,8 +259,7 @@ class WriterTests(StoreCase):
     def test_waits_by_load(self) -> None:
         """A commit waits for more the longer, the busier the process is."""
         slept: list[float] = []
-        clock = SimpleNamespace(sleep=slept.append, perf_counter=time.perf_counter)
-        self.patch(writer_module, "time", clock)
+        self.patch(self.writer._enough, "wait", slept.append)
         self.writer._delay = 0.5
         self.writer._load = SimpleNamespace(share=iter([1.0, 0.5, 0.0]).__next__)
         self.writer.start()
@@ -270,6 +268,42 @@ class WriterTests(StoreCase):
             wait_until(self.seen.take, "the commit")
         self.writer.stop()
         self.assertEqual([0.5, 0.03125, 0.0], slept)
+
+    def test_waits_no_longer_than_for_enough(self) -> None:
+        """Once there are many the commit comes, each time."""
+        self.writer._delay = 60
+        self.writer._load = SimpleNamespace(share=lambda: 1.0)
+        self.writer.start()
+        for _ in range(2):
+            entries = [make_entry(f"{number}") for number in range(_ENOUGH_REQUESTS)]
+            for entry in entries[:-1]:
+                self.writer.put(entry)
+            time.sleep(0.05)
+            self.assertEqual([], self.seen.said)
+            self.writer.put(entries[-1])
+            wait_until(lambda: self.seen.said, "the commit")
+            self.assertEqual([entries], [group for _, group, *_ in self.seen.take()])
+        self.writer.put(make_entry("last"))
+        self.writer.stop()
+        self.assertEqual(1, len(self.seen.take()))
+
+    def test_stop_while_it_wakes(self) -> None:
+        """A stop is not missed that comes when the writer has just been woken."""
+        writer = self.writer
+
+        class Awake(threading.Event):
+            def clear(self) -> None:
+                writer._stopping = True
+                self.set()
+                super().clear()
+
+        writer._awake = Awake()
+        writer.start()
+        entry = make_entry("a")
+        writer.put(entry)
+        writer._thread.join(10)
+        self.assertFalse(writer._thread.is_alive())
+        self.assertEqual([[entry]], [group for _, group, *_ in self.seen.take()])
 
     def test_notes_wait_for_company(self) -> None:
         """A delivery has no commit of its own, but where it is asked for."""
