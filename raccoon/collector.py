@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate, takewhile
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredQueue, fail, succeed
@@ -104,11 +105,12 @@ class Collector:
         seconds: Callable[[], float],
         journal: IJournal | None = None,
     ) -> None:
-        self.queue = RequestQueue(
-            min(int(worker.buffer_channel_size * _ENOUGH), worker.group_max_requests - 1)
-        )
+        # What is on disk as well is bounded in memory by its bytes alone.
+        journaled = event.ack == 2
+        self._max_waiting = inf if journaled else worker.buffer_channel_size
+        largest = worker.group_max_requests if journaled else worker.buffer_channel_size
+        self.queue = RequestQueue(min(int(largest * _ENOUGH), worker.group_max_requests - 1))
         self._ack_level = event.ack
-        self._max_waiting = worker.buffer_channel_size
         self._max_bytes = worker.buffer_max_bytes
         self._metrics = metrics
         self._seconds = seconds

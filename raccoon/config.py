@@ -324,7 +324,10 @@ class WorkerSettings:
     """The queue between the listeners and the publisher."""
 
     buffer_channel_size: int = _option(
-        "WORKER_BUFFER_CHANNEL_SIZE", 100, "requests waiting for a worker", _COUNT
+        "WORKER_BUFFER_CHANNEL_SIZE",
+        100,
+        "requests waiting for a worker; at EVENT_ACK=2 only their bytes are bounded",
+        _COUNT,
     )
     buffer_max_bytes: int = _option(
         "WORKER_BUFFER_MAX_BYTES",
@@ -413,7 +416,8 @@ class JournalSettings:
     commit_delay_ms: int = _option(
         "JOURNAL_COMMIT_DELAY_MS",
         5,
-        "a commit waits up to this long for more requests to share it with: the busier, the longer",
+        "a commit waits up to this long for others, in all 48, to share it with: the busier, the"
+        " longer",
         _integer(0, 1000),
     )
 

@@ -67,15 +67,16 @@ Any option of librdkafka is `PUBLISHER_KAFKA_CLIENT_` and its name in capitals w
 for each dot: `PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS` is `bootstrap.servers`,
 `PUBLISHER_KAFKA_CLIENT_COMPRESSION_TYPE` is `compression.type`. An option that librdkafka does not
 know stops the start with its own message. Unless set otherwise, `enable.idempotence` is on where no
-other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait.
-`transactional.id` cannot be used; `delivery.report.only.error` is always true.
+other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait, and 20 at
+`EVENT_ACK=2`, where they do not. `transactional.id` cannot be used; `delivery.report.only.error` is
+always true.
 
 `linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
-wait longer. Up to 4.5 ms of the linger requests wait in the queue instead of in librdkafka, and are
-then published together; a request that comes after a quiet moment does not wait there, and without
-a `batch.size` 64 KiB end the wait in the queue at `EVENT_ACK=1`. A longer linger, with a
-`batch.size` to match, sends fewer and larger batches, which compress better, and answers later at
-`EVENT_ACK=1`.
+wait longer. Up to 4.5 ms of the linger, at `EVENT_ACK=2` up to 19.5 ms, requests wait in the queue
+instead of in librdkafka, and are then published together; a request that comes after a quiet moment
+does not wait there, and without a `batch.size` 64 KiB end the wait in the queue at `EVENT_ACK=1`. A
+longer linger, with a `batch.size` to match, sends fewer and larger batches, which compress better
+and cost less, and answers later at `EVENT_ACK=1`.
 """
 
 _METRICS = """\

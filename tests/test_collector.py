@@ -446,11 +446,21 @@ class FakeJournal:
 class JournalTests(CollectorTestCase):
     """With a journal."""
 
-    def make(self, ack: int = 2, max_requests: int = 4, max_bytes: int = 1 << 20) -> Collector:
+    def make(
+        self,
+        ack: int = 2,
+        max_requests: int = 4,
+        max_bytes: int = 1 << 20,
+        group_max: int = 1000,
+    ) -> Collector:
         self.clock = Clock()
         self.metrics = FakeMetrics()
         self.journal = FakeJournal()
-        settings = WorkerSettings(buffer_channel_size=max_requests, buffer_max_bytes=max_bytes)
+        settings = WorkerSettings(
+            buffer_channel_size=max_requests,
+            buffer_max_bytes=max_bytes,
+            group_max_requests=group_max,
+        )
         return Collector(
             settings, EventSettings(ack=ack), self.metrics, self.clock.seconds, self.journal
         )
@@ -479,15 +489,31 @@ class JournalTests(CollectorTestCase):
         self.assertEqual([request], self.journal.done)
 
     def test_level_2_no_room_in_memory(self) -> None:
-        """What finds no room in the queue or in memory is in the journal alone."""
-        for max_requests, room in ((1, 1 << 30), (100, make_request().size)):
-            collector = self.make(max_requests=max_requests)
+        """What finds no room in memory is in the journal alone."""
+        size = make_request().size
+        for max_bytes, room in ((size, 1 << 30), (1 << 20, size)):
+            collector = self.make(max_bytes=max_bytes)
             self.journal.room = room
             for _ in range(2):
                 self.assertNoResult(collector.collect(make_request()))
             self.assertEqual([True, False], [in_memory for _, in_memory in self.journal.added])
             self.assertEqual(1, len(collector.queue.pending))
             self.assertEqual(1, collector.unsettled_requests)
+
+    def test_level_2_many(self) -> None:
+        """At level 2 bytes alone are bounded; what is enough for a group depends on groups."""
+        collector = self.make(max_requests=4, group_max=40)
+        told: list[int] = []
+        collector.queue.when_enough(1 << 20, lambda: told.append(len(collector.queue.pending)))
+        for _ in range(20):
+            collector.collect(make_request())
+        self.assertEqual(
+            [(request, True) for request in collector.queue.pending], self.journal.added
+        )
+        self.assertEqual(20, len(self.journal.added))
+        self.assertEqual([10], told)
+        used = 20 * make_request().size
+        self.assertEqual(used / (1 << 20), collector.fullness())
 
     def test_level_2_full(self) -> None:
         """What the journal cannot take is refused with its reason, and counted so."""

@@ -41,15 +41,16 @@ _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
 # save no more work than one. There they only wait until a group was handed over, or it would be
-# sent in parts; longer than a few milliseconds they wait there, too, out of the queue.
+# sent in parts; or for what is longer than the queue has room for.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
-_GATHERING_MS = 4.5
 _HANDING_OVER_MS = 0.5
 _TIMER_MS = 1.0  # the reactor's timers are up to this late
 _LINGER_MS_MAX = 900_000  # librdkafka's
-# librdkafka's defaults, and those for clients that wait for the delivery: past 64 KiB waiting for
-# more gains little.
-_LINGER_MS, _LINGER_MS_AWAITED = 5.0, 2.0
+# By acknowledgement level. At 0 it is librdkafka's default; at 1 clients wait for the delivery; at
+# 2 they do not, the queue has no bound but bytes, and large groups cost least.
+_LINGER_MS = (5.0, 2.0, 20.0)
+_GATHERING_MS = (4.5, 4.5, 19.5)
+# librdkafka's default, and that for clients that wait: past 64 KiB waiting for more gains little.
 _BATCH_BYTES, _ENOUGH_BYTES_AWAITED = 1_000_000, 65_536
 
 _UNKNOWN_TOPIC = frozenset(
@@ -87,9 +88,10 @@ class KafkaPublisher:
     """Produces to topics named by the routing pattern.
 
     Any librdkafka option is taken from `settings.publisher.kafka.client`. Unless it says otherwise
-    idempotence is on, and linger.ms is 2 at acknowledgement level 1. Up to 4.5 ms of the linger
-    are the worker's, which publishes all that came together; librdkafka has the rest. What makes up
-    a batch.size, or 64 KiB at level 1 where that is not set, ends the worker's wait.
+    idempotence is on, and linger.ms is 2 at acknowledgement level 1, 20 at level 2. Up to 4.5 ms of
+    the linger, at level 2 up to 19.5, are the worker's, which publishes all that came together;
+    librdkafka has the rest. What makes up a batch.size, or 64 KiB at level 1 where that is not set,
+    ends the worker's wait.
 
     Where it may choose, a group goes to partitions that have little on their way; see Partitions.
 
@@ -111,11 +113,11 @@ class KafkaPublisher:
         self._announced: bool | None = None
         self._last_trouble = ""
         self._message_timeout = _message_timeout(self._client)
-        awaited = context.settings.event.ack == 1
-        self.linger = _take_linger(self._client, _LINGER_MS_AWAITED if awaited else _LINGER_MS)
+        ack = context.settings.event.ack
+        self.linger = _take_linger(self._client, ack)
         size = self._client.get("batch.size", "")
         self._batch_bytes = int(size) if size.isdigit() else _BATCH_BYTES
-        waits_less = awaited and not size.isdigit()
+        waits_less = ack == 1 and not size.isdigit()
         self.enough_bytes = _ENOUGH_BYTES_AWAITED if waits_less else self._batch_bytes
         # Of small batches a group has several.
         self.group_bytes = max(self._batch_bytes, _BATCH_BYTES)
@@ -522,18 +524,18 @@ def _give_up(producer: Producer) -> None:
     producer.flush(_LAST_REPORTS)
 
 
-def _take_linger(client: dict[str, Any], default: float) -> float:
+def _take_linger(client: dict[str, Any], ack: int) -> float:
     """Take the worker's part of the linger, in seconds, off what librdkafka is given."""
     given = [client[name] for name in _LINGER if name in client]
     try:
-        linger = float(given[-1]) if given else default
+        linger = float(given[-1]) if given else _LINGER_MS[ack]
     except ValueError:
         return 0.0  # the start fails, in librdkafka's words
     if not 0 <= linger <= _LINGER_MS_MAX:
         return 0.0  # likewise
     for name in _LINGER:
         client.pop(name, None)
-    gathering = min(max(linger - _HANDING_OVER_MS, 0), _GATHERING_MS)
+    gathering = min(max(linger - _HANDING_OVER_MS, 0), _GATHERING_MS[ack])
     client["linger.ms"] = linger - gathering
     return max(gathering - _TIMER_MS, _TIMER_MS) / 1000
 

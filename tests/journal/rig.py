@@ -61,12 +61,18 @@ class JournalCase(DirectoryCase):
         self.patch(service, "ThreadPoolExecutor", InlineExecutor)
         self.received = 0
 
-    def start(self, ack: int = 2, *, queue: int = 100, **journal: Any) -> None:
+    def start(
+        self, ack: int = 2, *, queue: int = 100, memory: int = 1 << 26, **journal: Any
+    ) -> None:
         """Start it; `journal` are options of its section."""
         self.received = 0
         settings = make_settings(
             event={"ack": ack},
-            worker={"pool_size": 1, "buffer_channel_size": queue},
+            worker={
+                "pool_size": 1,
+                "buffer_channel_size": queue,
+                "buffer_max_bytes": memory,
+            },
             journal={"dir": str(self.directory), "commit_delay_ms": 0, **journal},
         )
         self.clock = ThreadlessClock()

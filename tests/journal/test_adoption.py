@@ -126,8 +126,8 @@ class AdoptionTests(StoreCase):
 class ServiceTests(JournalCase):
     """A service that finds what others left."""
 
-    def start(self, ack: int = 2, *, queue: int = 100, **journal: Any) -> None:
-        super().start(ack, queue=queue, **journal)
+    def start(self, ack: int = 2, **journal: Any) -> None:
+        super().start(ack, **journal)
         self.journal._adopter._left_parts = partial(left_parts, self.directory, 1, 0)
         self.turn()
 

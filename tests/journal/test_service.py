@@ -138,13 +138,13 @@ class LevelTwoTests(JournalCase):
         self.assertEqual([f"{number}" for number in range(20)], self.deliver_all())
         self.check(delivered=20)
 
-    def test_queue_full(self) -> None:
-        """What finds no room in the queue goes to disk only, and is delivered later."""
-        self.start(queue=2)
+    def test_memory_full(self) -> None:
+        """What finds no room in memory goes to disk only, and is delivered later."""
+        self.start(queue=1, memory=6000)
         for number in range(6):
-            self.collect(f"{number}")
+            self.collect(f"{number}", size=500)
         self.commit()
-        self.check(waiting=3, journaled=3)  # one is the worker's
+        self.check(waiting=3, journaled=3)
         self.assertEqual({f"{number}" for number in range(6)}, set(self.deliver_all()))
         self.check(delivered=6)
 
@@ -199,22 +199,26 @@ class LevelTwoTests(JournalCase):
         self.assertEqual([], outcomes)
 
     def test_room_beside_the_backlog(self) -> None:
-        """What comes back takes none of the room of what comes, in requests or in bytes."""
-        self.start(queue=20)
-        self.publisher.reachable = False
-        for number in range(2000):
-            self.collect(f"{number}", size=2000)
-        self.commit()
-        self.publisher.reachable = True
-        self.turn(0.05)
-        self.assertEqual(1000, self.collector.waiting())
-        self.assertEqual(0, self.collector.fullness())
-        for number in range(20):
-            self.collect(f"fresh-{number}")
-        self.assertEqual(1020, self.collector.waiting())
-        self.finish()
-        self.finish()
-        self.assertEqual(20, sum(guid.startswith("fresh") for guid in self.finish()))
+        """What comes back takes none of the room of what comes, in bytes or, at 1, in requests."""
+        for ack in (2, 1):
+            self.start()
+            self.publisher.reachable = False
+            for number in range(2000):
+                self.collect(f"{number}", size=2000)
+            self.commit()
+            self.stop()
+            self.start(ack, queue=20)
+            self.turn(0.05)
+            self.assertEqual(1000, self.collector.waiting())
+            self.assertEqual(0, self.collector.fullness())
+            for number in range(20):
+                self.collect(f"fresh-{number}")
+            self.assertEqual(1020, self.collector.waiting())
+            self.finish()
+            self.finish()
+            self.assertEqual(20, sum(guid.startswith("fresh") for guid in self.finish()))
+            self.deliver_all()
+            self.stop()
 
     def test_back_off(self) -> None:
         """A destination that goes on failing is asked ever less often, but each half minute."""

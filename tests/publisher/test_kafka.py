@@ -1113,9 +1113,20 @@ class OptionTests(SynchronousTestCase):
             self.assertEqual(group, publisher.group_bytes)
 
     def test_waiting_where_no_client_waits(self) -> None:
-        """Where the answer does not wait for the delivery, batches are as large as librdkafka's."""
-        publisher = KafkaPublisher(make_context(FakeMetrics(), {}, ack=2))
-        self.assertEqual((publisher.linger, publisher.enough_bytes), (0.0035, 1_000_000))
+        """Where the answer does not wait for the delivery, batches are as large as librdkafka's.
+
+        With all on disk, too, more of them wait, and longer.
+        """
+        for ack, client, worker, rest in (
+            (0, {}, 0.0035, 0.5),
+            (0, {"linger.ms": "100"}, 0.0035, 95.5),
+            (2, {}, 0.0185, 0.5),
+            (2, {"linger.ms": "5"}, 0.0035, 0.5),
+            (2, {"linger.ms": "100"}, 0.0185, 80.5),
+        ):
+            publisher = KafkaPublisher(make_context(FakeMetrics(), client, ack=ack))
+            self.assertEqual((publisher.linger, publisher.enough_bytes), (worker, 1_000_000))
+            self.assertEqual(publisher._client["linger.ms"], rest)
 
     def test_linger_and_batch_that_do_not_fit(self) -> None:
         """Bad values for them stop the start, in librdkafka's words."""
