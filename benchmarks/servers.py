@@ -231,7 +231,9 @@ def by_command(text: str, bootstrap: str, cores: Cores) -> StartedServer:
     """
     name, _, command = text.partition("=")
     if not name.isalnum() or not command.strip():
-        raise BenchmarkError(f"--other-command {text}: expected NAME=COMMAND")
+        raise BenchmarkError(
+            f"--other-command {text}: expected NAME=COMMAND, the name of letters and digits"
+        )
     return StartedServer(name, shlex.split(command), bootstrap, cores, {})
 
 
