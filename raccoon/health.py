@@ -32,12 +32,13 @@ class Health:
     def reasons(self) -> list[str]:
         """Why no request should be sent here now; empty when the service is ready."""
         reasons = []
+        journal = self._journal
+        bridged = journal is not None and journal.bridges_outages
         if self.phase != RUNNING:
             reasons.append(f"the server is {self.phase}")
-        if self._collector.fullness() >= _NEARLY_FULL:
+        if not bridged and self._collector.fullness() >= _NEARLY_FULL:
             reasons.append("the queue is nearly full")
-        journal = self._journal
-        if not self._publisher.reachable and not (journal and journal.bridges_outages):
+        if not bridged and not self._publisher.reachable:
             reasons.append(f"{self._publisher.destination} does not answer")
         if journal is not None:
             reasons += journal.not_ready()

@@ -416,6 +416,7 @@ class FakeJournal:
 
     def __init__(self) -> None:
         self.full = ""
+        self.reasons: list[str] = []
         self.room = 1 << 30
         self.keeps = True
         self.added: list[tuple[CollectRequest, bool]] = []
@@ -429,7 +430,7 @@ class FakeJournal:
         return self.room - used
 
     def not_ready(self) -> list[str]:
-        return []
+        return self.reasons
 
     def add(self, request: CollectRequest, in_memory: bool) -> None:
         request.entry = self

@@ -8,6 +8,7 @@ from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.health import RUNNING, STOPPING, Health
 from tests.fakes import FakeMetrics, make_request
+from tests.test_collector import FakeJournal
 
 
 class Destination:
@@ -55,3 +56,22 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(
             ["the server is starting", "the far end does not answer"], self.health.reasons()
         )
+
+    def test_journal(self) -> None:
+        """A journal has what finds no room and what cannot be delivered: its own room counts."""
+        journal = FakeJournal()
+        settings = WorkerSettings(buffer_channel_size=1)
+        self.collector = Collector(
+            settings, EventSettings(ack=0), FakeMetrics(), lambda: 0.0, journal
+        )
+        self.health = Health(self.collector, self.destination, journal)
+        self.health.phase = RUNNING
+        self.destination.reachable = False
+        for _ in range(2):
+            self.collector.collect(make_request())
+        self.assertEqual((1.0, 1), (self.collector.fullness(), len(journal.added)))
+        self.assertEqual([], self.health.reasons())
+        journal.reasons = ["the journal is nearly full"]
+        self.assertEqual(["the journal is nearly full"], self.health.reasons())
+        journal.bridges_outages = False
+        self.assertEqual(3, len(self.health.reasons()))
