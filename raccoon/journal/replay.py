@@ -126,7 +126,7 @@ class Replay:
             or self._seconds() < self._not_before
             or self.on_way > _REQUESTS - _PIECE_REQUESTS
             or self.on_way_bytes > _BYTES - _PIECE_BYTES
-            or self._queued() > _QUEUED_BESIDE
+            or min(self._queued(), self.on_way) > _QUEUED_BESIDE
         ):
             return
         if self._cursor >= self._end:

@@ -220,6 +220,19 @@ class LevelTwoTests(JournalCase):
             self.deliver_all()
             self.stop()
 
+    def test_beside_a_long_queue(self) -> None:
+        """However many new requests wait for the destination, what is on disk comes back too."""
+        self.start()
+        self.publisher.reachable = False
+        for number in range(300):
+            self.collect(f"{number}")
+        self.commit()
+        self.publisher.reachable = True
+        for number in range(2000):
+            self.collect(f"fresh-{number}")
+        self.turn(0.05)
+        self.assertEqual(300, self.journal.returned_requests)
+
     def test_back_off(self) -> None:
         """A destination that goes on failing is asked ever less often, but each half minute."""
         self.start()
