@@ -17,8 +17,9 @@ from raccoon.request import CollectRequest
 
 # A client that was held back goes on when this part of the queue is free again.
 _ROOM = 0.5
-# Requests do not wait for others once they take this part of the queue, or are a group, or are
-# several that make up a batch: fewer are not worth a publish of their own.
+# Requests do not wait for others once they are this part of what the queue may hold, or of a group
+# where that is no bound, or are a group, or are several that make up a batch: fewer are not worth a
+# publish of their own.
 _ENOUGH = 0.25
 _SEVERAL = 8
 
@@ -108,8 +109,8 @@ class Collector:
         # What is on disk as well is bounded in memory by its bytes alone.
         journaled = event.ack == 2
         self._max_waiting = inf if journaled else worker.buffer_channel_size
-        largest = worker.group_max_requests if journaled else worker.buffer_channel_size
-        self.queue = RequestQueue(min(int(largest * _ENOUGH), worker.group_max_requests - 1))
+        whole = worker.group_max_requests if journaled else worker.buffer_channel_size
+        self.queue = RequestQueue(min(int(whole * _ENOUGH), worker.group_max_requests - 1))
         self._ack_level = event.ack
         self._max_bytes = worker.buffer_max_bytes
         self._metrics = metrics
@@ -195,7 +196,10 @@ class Collector:
         self._closed = True
 
     def when_room(self, resume: Callable[[], None]) -> None:
-        """Call `resume` once when half of the queue is free again, which may be now."""
+        """Call `resume` once when half of the queue is free again, which may be now.
+
+        At level 2 it is now: a disk may be full for hours, and each request is told so.
+        """
         if self._has_room():
             resume()
         else:
@@ -225,7 +229,7 @@ class Collector:
         return max(waiting / self._max_waiting, used / self._max_bytes)
 
     def _has_room(self) -> bool:
-        return self.fullness() <= _ROOM
+        return self._ack_level == 2 or self.fullness() <= _ROOM
 
     def _fits(self, request: CollectRequest) -> bool:
         waiting, used = self._taken()

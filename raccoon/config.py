@@ -416,8 +416,7 @@ class JournalSettings:
     commit_delay_ms: int = _option(
         "JOURNAL_COMMIT_DELAY_MS",
         5,
-        "a commit waits up to this long for others, in all 48, to share it with: the busier, the"
-        " longer",
+        "a commit waits up to this long, or until 48 requests share it: the busier, the longer",
         _integer(0, 1000),
     )
 

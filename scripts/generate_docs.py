@@ -74,9 +74,10 @@ always true.
 `linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
 wait longer. Up to 4.5 ms of the linger, at `EVENT_ACK=2` up to 19.5 ms, requests wait in the queue
 instead of in librdkafka, and are then published together; a request that comes after a quiet moment
-does not wait there, and without a `batch.size` 64 KiB end the wait in the queue at `EVENT_ACK=1`. A
-longer linger, with a `batch.size` to match, sends fewer and larger batches, which compress better
-and cost less, and answers later at `EVENT_ACK=1`.
+does not wait there. A quarter of `WORKER_BUFFER_CHANNEL_SIZE`, at `EVENT_ACK=2` of
+`WORKER_GROUP_MAX_REQUESTS`, ends the wait in the queue, and so do 64 KiB at `EVENT_ACK=1` where
+`batch.size` is not set. A longer linger, with a `batch.size` to match, sends fewer and larger
+batches, which compress better and cost less, and answers later at `EVENT_ACK=1`.
 """
 
 _METRICS = """\

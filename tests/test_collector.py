@@ -516,6 +516,16 @@ class JournalTests(CollectorTestCase):
         used = 20 * make_request().size
         self.assertEqual(used / (1 << 20), collector.fullness())
 
+    def test_level_2_holds_nobody_back(self) -> None:
+        """Whatever is full: a client whose request the journal refused is told so each time."""
+        collector = self.make(max_bytes=make_request().size)
+        collector.collect(make_request())
+        self.assertEqual(1.0, collector.fullness())
+        self.journal.full = "the journal is full"
+        called: list[int] = []
+        collector.when_room(lambda: called.append(1))
+        self.assertEqual([1], called)
+
     def test_level_2_full(self) -> None:
         """What the journal cannot take is refused with its reason, and counted so."""
         collector = self.make()

@@ -170,7 +170,7 @@ class Writer:
         self._inbox: deque[Entry | LetterEntry | int] = deque()
         self._awake = threading.Event()
         self._enough = threading.Event()
-        # Requests and letters, and those of them that the next commit need not wait for.
+        # About how many requests and letters came, and how many had when the last wait ended.
         self._came = self._seen = 0
         self._stopping = False
         self._broken = broken

@@ -41,7 +41,7 @@ _MESSAGE_TIMEOUT_MS = 300_000  # librdkafka's default
 
 # The worker gathers requests, so librdkafka need not wait for more: two waits cost more time and
 # save no more work than one. There they only wait until a group was handed over, or it would be
-# sent in parts; or for what is longer than the queue has room for.
+# sent in parts. Of a long linger, in which much comes, they wait for the most part there.
 _LINGER = ("linger.ms", "queue.buffering.max.ms")
 _HANDING_OVER_MS = 0.5
 _TIMER_MS = 1.0  # the reactor's timers are up to this late

@@ -313,7 +313,7 @@ def _offsets(consumer: Consumer, place: TopicPartition, deadline: float) -> tupl
     """The first and the next offset; a partition may have no leader for a moment."""
     while True:
         try:
-            low, high = consumer.get_watermark_offsets(place, timeout=_READ_SECONDS)
+            low, high = consumer.get_watermark_offsets(place, timeout=_ASK_SECONDS)
         except KafkaException:
             if time.monotonic() > deadline:
                 raise

@@ -284,7 +284,9 @@ class WriterTests(StoreCase):
             wait_until(lambda: self.seen.said, "the commit")
             self.assertEqual([entries], [group for _, group, *_ in self.seen.take()])
         self.writer.put(make_entry("last"))
+        began = time.monotonic()
         self.writer.stop()
+        self.assertLess(time.monotonic() - began, 20)
         self.assertEqual(1, len(self.seen.take()))
 
     def test_stop_while_it_wakes(self) -> None:
