@@ -75,7 +75,7 @@ def _show(run: Run, options: argparse.Namespace, arguments: Sequence[str]) -> in
         "command": machine.command_line(arguments),
         "cores": run.cores,
         "machine": machine.describe(),
-        "settings": SETTINGS,
+        "settings": {**SETTINGS, **dict(one.split("=", 1) for one in options.env)},
         "event_bytes": floor.SIZE,
         "rounds": options.rounds,
         "seconds": options.seconds,

@@ -200,7 +200,7 @@ def heading(about: Mapping[str, Any]) -> str:
     return (
         f"{about['date']}: {about['command']}\n{versions}\n{about['cores']}\n"
         f"medians of {about['rounds']} rounds of {about['seconds']:g} s, "
-        f"events of {about['event_bytes']} bytes, acknowledgement level 1"
+        f"events of {about['event_bytes']} bytes, EVENT_ACK={about['settings']['EVENT_ACK']}"
     )
 
 

@@ -103,11 +103,15 @@ class OtherServerTests(SharedCase):
             f"--kafka={self.broker.bootstrap}",
             f"--other={addresses},pid={daemon.pid},name=second",
             "--only=ws-proto",
+            "--env=EVENT_ACK=0",
             "--json",
             str(output),
         )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        results = json.loads(output.read_text())["results"]
+        self.assertIn("EVENT_ACK=0", done.stdout.partition("\n\n")[0].splitlines()[-1])
+        found = json.loads(output.read_text())
+        self.assertEqual("0", found["settings"]["EVENT_ACK"])
+        results = found["results"]
         self.assertEqual([result["server"] for result in results], ["raccoon", "second"])
         self.assertIn("raccoon / second", done.stdout)
         answered = sum(result["median"]["requests"] for result in results[1:])
