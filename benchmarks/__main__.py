@@ -75,7 +75,7 @@ def _show(run: Run, options: argparse.Namespace, arguments: Sequence[str]) -> in
         "command": machine.command_line(arguments),
         "cores": run.cores,
         "machine": machine.describe(),
-        "settings": {**SETTINGS, **dict(one.split("=", 1) for one in options.env)},
+        "settings": {**SETTINGS, **options.env},
         "event_bytes": floor.SIZE,
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -135,6 +135,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error(f"no case is called {min(unknown)}; there are {', '.join(sorted(known))}")
     if any("=" not in one for one in options.env):
         parser.error("--env: expected NAME=VALUE")
+    options.env = dict(one.split("=", 1) for one in options.env)
     options.rounds = options.rounds or (1 if options.smoke else 3)
     numbers = options.rounds, options.seconds, options.idle, options.rate, options.connections
     if any(number is not None and number <= 0 for number in numbers):

@@ -98,7 +98,6 @@ class Run:
 
     def _servers(self, bootstrap: str, stack: ExitStack) -> list[Server]:
         options = self._options
-        extra = dict(one.split("=", 1) for one in options.env)
         servers: list[Server] = []
 
         def have(server: Server) -> None:
@@ -106,7 +105,7 @@ class Run:
             servers.append(server)
 
         say("starting twistd raccoon")
-        have(ours(bootstrap, self._cores, extra))
+        have(ours(bootstrap, self._cores, options.env))
         for text in options.other:
             have(OtherServer(text, self._cores))
         for text in options.other_command:

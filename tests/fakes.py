@@ -12,7 +12,7 @@ from zope.interface import implementer
 from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
-from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.interfaces import IJournal, IMetrics, IPublisher
 from raccoon.request import CollectRequest
 
 
@@ -128,3 +128,41 @@ class ThreadlessClock(Clock):
 
     def callFromThread(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         self.callLater(0, call, *args, **kwargs)
+
+
+@implementer(IJournal)
+class FakeJournal:
+    """Keeps what it is given in lists."""
+
+    bridges_outages = True
+    in_transit_events = 0
+    returned_requests = returned_bytes = 0
+
+    def __init__(self) -> None:
+        self.full = ""
+        self.reasons: list[str] = []
+        self.room = 1 << 30
+        self.keeps = True
+        self.added: list[tuple[CollectRequest, bool]] = []
+        self.done: list[CollectRequest] = []
+        self.kept: list[CollectRequest] = []
+
+    def refusal(self, size: int) -> str | None:
+        return self.full or None
+
+    def memory_left(self, used: int) -> int:
+        return self.room - used
+
+    def not_ready(self) -> list[str]:
+        return self.reasons
+
+    def add(self, request: CollectRequest, in_memory: bool) -> None:
+        request.entry = self
+        self.added.append((request, in_memory))
+
+    def delivered(self, request: CollectRequest) -> None:
+        self.done.append(request)
+
+    def keep(self, request: CollectRequest, error: PublishError) -> bool:
+        self.kept.append(request)
+        return self.keeps

@@ -6,7 +6,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from raccoon.collector import Collector, RequestQueue, failure_value
@@ -14,7 +13,7 @@ from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal
 from raccoon.request import CollectRequest
-from tests.fakes import FakeMetrics, make_request
+from tests.fakes import FakeJournal, FakeMetrics, make_request
 
 FAILED = PublishError(1, 1, ["no broker"])
 
@@ -404,44 +403,6 @@ class IdleTests(CollectorTestCase):
         self.failureResultOf(given_up, CancelledError)
         collector.settle(request, None)
         self.assertIsNone(self.successResultOf(idle))
-
-
-@implementer(IJournal)
-class FakeJournal:
-    """Keeps what it is given in lists."""
-
-    bridges_outages = True
-    in_transit_events = 0
-    returned_requests = returned_bytes = 0
-
-    def __init__(self) -> None:
-        self.full = ""
-        self.reasons: list[str] = []
-        self.room = 1 << 30
-        self.keeps = True
-        self.added: list[tuple[CollectRequest, bool]] = []
-        self.done: list[CollectRequest] = []
-        self.kept: list[CollectRequest] = []
-
-    def refusal(self, size: int) -> str | None:
-        return self.full or None
-
-    def memory_left(self, used: int) -> int:
-        return self.room - used
-
-    def not_ready(self) -> list[str]:
-        return self.reasons
-
-    def add(self, request: CollectRequest, in_memory: bool) -> None:
-        request.entry = self
-        self.added.append((request, in_memory))
-
-    def delivered(self, request: CollectRequest) -> None:
-        self.done.append(request)
-
-    def keep(self, request: CollectRequest, error: PublishError) -> bool:
-        self.kept.append(request)
-        return self.keeps
 
 
 class JournalTests(CollectorTestCase):

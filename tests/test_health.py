@@ -7,8 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.health import RUNNING, STOPPING, Health
-from tests.fakes import FakeMetrics, make_request
-from tests.test_collector import FakeJournal
+from tests.fakes import FakeJournal, FakeMetrics, make_request
 
 
 class Destination:
