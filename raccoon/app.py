@@ -52,7 +52,6 @@ from raccoon.worker import WorkerService
 SETTLE_SECONDS = 1.0
 _FILES_BESIDE_CONNECTIONS = 200
 _GIVE_BACK_SECONDS = 30.0
-_UNLIMITED = 1 << 30
 
 
 class Shared(NamedTuple):
@@ -373,10 +372,6 @@ def _make_journal(
     """The journal, where there is one."""
     if not settings.journal_enabled:
         return None
-    # What was accepted once is decoded again, whatever the limits are by then.
-    limits = attrs.evolve(
-        settings.limits, events=_UNLIMITED, request_bytes=_UNLIMITED, guid_length=_UNLIMITED
-    )
     workers, index = settings.server.workers, settings.server.index
     directory = Path(settings.journal.dir)
     return JournalService(
@@ -385,8 +380,6 @@ def _make_journal(
         part_of(directory, workers, index),
         partial(left_parts, directory, workers, index),
         settings.event.ack,
-        JsonDeserializer(limits, settings.event),
-        ProtobufDeserializer(limits, settings.event),
         publisher,
         metrics,
     )

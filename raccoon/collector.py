@@ -134,7 +134,6 @@ class Collector:
             return succeed(None)
         if self._ack_level == 2:
             return self._collect_to_journal(request)
-        request.wire = None
         if self._closed or not self._fits(request):
             if self._ack_level == 0 and self._journal is not None:
                 return self._collect_to_journal(request)

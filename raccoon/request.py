@@ -33,8 +33,6 @@ class CollectRequest:
         payload_bytes: of all its events.
         batch_bytes: about what they take in a batch of the destination, more rather than less.
         size: bytes of memory it is charged with.
-        wire: the request's bytes as they came, until the journal has them; or None.
-        is_json: whether they are JSON; else they are protobuf.
         entry: what the journal knows of it, or None.
         on_failed: called with the PublishError if the request is not delivered, whatever the
             acknowledgement level answered.
@@ -47,7 +45,6 @@ class CollectRequest:
         "entry",
         "guid",
         "identifier",
-        "is_json",
         "on_failed",
         "payload_bytes",
         "payloads",
@@ -57,7 +54,6 @@ class CollectRequest:
         "sent_time",
         "size",
         "types",
-        "wire",
     )
 
     def __init__(
@@ -66,8 +62,6 @@ class CollectRequest:
         batch: Batch,
         received_at: float,
         on_failed: Callable[[PublishError], None] | None = None,
-        wire: bytes | None = None,
-        is_json: bool = False,
     ) -> None:
         self.identifier = identifier
         self.guid, self.sent_time, self.types, self.payloads = batch
@@ -85,8 +79,6 @@ class CollectRequest:
         )
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
-        self.wire = wire
-        self.is_json = is_json
         self.entry: Any = None
 
 

@@ -554,12 +554,3 @@ class JournalTests(CollectorTestCase):
         self.assertEqual((0, 0), collector.settle(request, FAILED))
         self.failureResultOf(acknowledged, PublishError)
         self.assertEqual(([request], [FAILED], []), (self.journal.kept, told, self.journal.added))
-
-    def test_bytes_of_the_wire(self) -> None:
-        """The request's own bytes are kept where the journal may want them, and not elsewhere."""
-        for ack, kept in ((0, False), (1, False), (2, True)):
-            collector = self.make(ack=ack)
-            request = make_request()
-            request.wire = b"wire"
-            collector.collect(request)
-            self.assertEqual(kept, request.wire is not None, ack)

@@ -138,7 +138,7 @@ class DeadLetters:
                 letter.record.received_at,
                 letter.record.events,
                 letter.record.form,
-                letter.record.wire,
+                letter.record.body,
             )
             for letter in letters
         ]
@@ -239,7 +239,7 @@ class DeadLetters:
             received_at,
             events,
             form,
-            wire,
+            body,
         ) in rows:
-            record = Record(client, group, received_at, events, form, wire)
+            record = Record(client, group, received_at, events, form, body)
             yield number, Letter(stored_at, reason, json.loads(failed), record)

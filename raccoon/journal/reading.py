@@ -10,25 +10,17 @@ from typing import NamedTuple
 
 import apsw
 
-from raccoon.config import EventSettings, LimitSettings
-from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import Batch
 from raccoon.errors import RaccoonError
 from raccoon.journal import deadletters
 from raccoon.journal import salvage as salvaging
+from raccoon.journal.body import UnreadableError, decode_body
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import JSON, PROTOBUF, DamagedError, Record
+from raccoon.journal.record import DamagedError, Record
 from raccoon.journal.segment import Segment, segment_numbers
 from raccoon.journal.store import LOCK, Seen
 
 _READ_BYTES = 1 << 20
-
-# A server with these settings or others has accepted the requests: nothing is refused here.
-_LIMITS = LimitSettings(events=1 << 31, guid_length=1 << 31, json_depth=200)
-_ROUTING = EventSettings(distribution_publisher_pattern="")
-_CODECS = {
-    JSON: JsonDeserializer(_LIMITS, _ROUTING),
-    PROTOBUF: ProtobufDeserializer(_LIMITS, _ROUTING),
-}
 
 
 class ReadingError(RaccoonError):
@@ -178,10 +170,10 @@ def salvage(path: Path) -> list[tuple[int, Record]]:
 
 
 def decode(record: Record) -> Batch | None:
-    """The request of a record, or None where it cannot be read."""
+    """The events of a record, or None where they cannot be read."""
     try:
-        return _CODECS[record.form].deserialize(record.wire)
-    except (RaccoonError, KeyError):
+        return decode_body(record.form, record.body)
+    except UnreadableError:
         return None
 
 
@@ -199,7 +191,7 @@ def _read(segment: Segment, first: int) -> list[tuple[int, Record]]:
     with closing(segment.read(first)) as groups:
         for start, group in groups:
             records += enumerate(group, start)
-            size += sum(len(record.wire) for record in group)
+            size += sum(len(record.body) for record in group)
             if size >= _READ_BYTES:
                 break
     if not records:

@@ -7,9 +7,6 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-JSON = 0
-PROTOBUF = 1
-
 # Checksum of what follows; its length; when received; events; form; lengths of id and group.
 _HEAD = struct.Struct("<IIdIBHH")
 _CHECKED_FROM = 4
@@ -20,15 +17,15 @@ class DamagedError(Exception):
 
 
 class Record(NamedTuple):
-    """One request as it came on the wire.
+    """One request.
 
     Attributes:
         client: the connection id.
         group: the connection group.
         received_at: Unix seconds.
         events: how many it holds.
-        form: JSON or PROTOBUF, the encoding of `wire`.
-        wire: the request's bytes.
+        form: of `body`.
+        body: its events; see raccoon.journal.body.
     """
 
     client: str
@@ -36,17 +33,17 @@ class Record(NamedTuple):
     received_at: float
     events: int
     form: int
-    wire: bytes
+    body: bytes
 
 
 def encode(record: Record) -> bytes:
     """The record as it is stored."""
     client, group = record.client.encode(), record.group.encode()
-    length = _HEAD.size + len(client) + len(group) + len(record.wire)
+    length = _HEAD.size + len(client) + len(group) + len(record.body)
     head = _HEAD.pack(
         0, length, record.received_at, record.events, record.form, len(client), len(group)
     )
-    rest = b"".join((head[_CHECKED_FROM:], client, group, record.wire))
+    rest = b"".join((head[_CHECKED_FROM:], client, group, record.body))
     return zlib.crc32(rest).to_bytes(_CHECKED_FROM, "little") + rest
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from raccoon.errors import BadRequestError
 from raccoon.identification import Identifier
-from raccoon.interfaces import IDeserializer, IPublisher
+from raccoon.interfaces import IPublisher
+from raccoon.journal.body import UnreadableError, decode_body
 from raccoon.journal.record import Record
 from raccoon.journal.store import Store
 from raccoon.journal.writer import Entry
@@ -31,7 +31,7 @@ _DOUBLINGS = 16
 
 
 class Unreadable(NamedTuple):
-    """A request that is not what a server would take.
+    """A request whose events cannot be read.
 
     Attributes:
         position: where it is in the journal.
@@ -68,7 +68,6 @@ class Replay:
 
     Args:
         store: what is read.
-        codecs: decode requests, by the form of their records.
         publisher: nothing comes back while its destination does not answer.
         seconds: the clock.
         in_keeper: calls in the keeper's thread.
@@ -81,7 +80,6 @@ class Replay:
     def __init__(
         self,
         store: Store,
-        codecs: Mapping[int, IDeserializer],
         publisher: IPublisher,
         seconds: Callable[[], float],
         in_keeper: Callable[..., Deferred[Any]],
@@ -91,7 +89,6 @@ class Replay:
         failed: Callable[[Any], None],
     ) -> None:
         self._store = store
-        self._codecs = codecs
         self._publisher = publisher
         self._seconds = seconds
         self._in_keeper = in_keeper
@@ -167,14 +164,14 @@ class Replay:
         for position, record in found:
             try:
                 came.requests.append(self._request(position, record))
-            except (BadRequestError, KeyError) as error:
+            except UnreadableError as error:
                 came.unreadable.append(Unreadable(position, record, str(error)))
         return came, cursor
 
     def _request(self, position: int, record: Record) -> CollectRequest:
         request = CollectRequest(
             Identifier(record.client, record.group),
-            self._codecs[record.form].deserialize(record.wire),
+            decode_body(record.form, record.body),
             record.received_at,
         )
         # The entry does not have the request: a cycle would wait for the collector.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,18 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.config import JournalSettings
+from raccoon.deserialization import Batch
 from raccoon.errors import Overloaded, PublishError, StartError
-from raccoon.interfaces import IDeserializer, IJournal, IMetrics, IPublisher
+from raccoon.interfaces import IJournal, IMetrics, IPublisher
 from raccoon.journal.adoption import Adopter, Adoption
+from raccoon.journal.body import MESSAGEPACK, encode_body
 from raccoon.journal.damage import Damage
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import JSON, PROTOBUF, Record
+from raccoon.journal.record import Record
 from raccoon.journal.replay import Replay, Return
 from raccoon.journal.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
-from raccoon.proto.raccoon_pb2 import SendEventRequest
 from raccoon.request import CollectRequest
 
 _PUMP_SECONDS = 0.02
@@ -56,8 +56,6 @@ class JournalService(Service):
         directory: of this journal.
         left_parts: finds journals that no process has any more, to adopt.
         ack_level: of EVENT_ACK.
-        json: decodes requests in JSON, in a thread of the journal.
-        protobuf: likewise in protobuf.
         publisher: whose destination is known to answer or not.
         metrics: counts.
     """
@@ -71,8 +69,6 @@ class JournalService(Service):
         directory: Path,
         left_parts: Callable[[], Sequence[Path]],
         ack_level: int,
-        json: IDeserializer,
-        protobuf: IDeserializer,
         publisher: IPublisher,
         metrics: IMetrics,
     ) -> None:
@@ -110,7 +106,6 @@ class JournalService(Service):
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
         self._replay = Replay(
             self._store,
-            {JSON: json, PROTOBUF: protobuf},
             publisher,
             reactor.seconds,
             self._in_keeper,
@@ -271,7 +266,6 @@ class JournalService(Service):
         entry = Entry(_record(request), request)
         entry.in_memory = in_memory
         request.entry = entry
-        request.wire = None
         self._put(entry)
 
     def delivered(self, request: CollectRequest) -> None:
@@ -620,20 +614,12 @@ class JournalService(Service):
 
 def _record(request: CollectRequest) -> Record:
     identifier = request.identifier
-    wire, form = request.wire, PROTOBUF
-    if wire is None:
-        message = SendEventRequest(req_guid=request.guid)
-        if request.sent_time is not None:
-            seconds, rest = divmod(request.sent_time, 1)
-            # A client may send any time: one that cannot be said is left out.
-            with suppress(ValueError, OverflowError):
-                message.sent_time.seconds = int(seconds)
-                message.sent_time.nanos = int(rest * 1e9)
-        for kind, payload in zip(request.types, request.payloads, strict=True):
-            message.events.add(type=kind, event_bytes=payload)
-        wire = message.SerializeToString()
-    elif request.is_json:
-        form = JSON
+    batch = Batch(request.guid, request.sent_time, request.types, request.payloads)
     return Record(
-        identifier.id, identifier.group, request.received_at, len(request.types), form, wire
+        identifier.id,
+        identifier.group,
+        request.received_at,
+        len(request.types),
+        MESSAGEPACK,
+        encode_body(batch),
     )

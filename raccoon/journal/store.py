@@ -261,7 +261,7 @@ class Store:
                     commit = _waiting(segment, start, records, after, upto, skip)
                     found += commit
                     size -= REQUEST_OVERHEAD * len(commit)
-                    size -= sum([len(one.wire) + one.events * EVENT_OVERHEAD for _, one in commit])
+                    size -= sum([len(one.body) + one.events * EVENT_OVERHEAD for _, one in commit])
                     if end >= upto:
                         return found, upto
                     if len(found) >= requests or size <= 0:

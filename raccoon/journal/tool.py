@@ -19,7 +19,7 @@ from raccoon.config import JournalSettings
 from raccoon.errors import RaccoonError
 from raccoon.journal.deadletters import FILE, Letter
 from raccoon.journal.reading import Chosen, Part, decode, oldest, parts_of, salvage, waiting
-from raccoon.journal.record import JSON, Record
+from raccoon.journal.record import Record
 from raccoon.journal.store import in_use, inspect
 from raccoon.logs import escape
 from raccoon.payload import show
@@ -223,14 +223,10 @@ def _show(options: argparse.Namespace) -> int:
         _say(f"client         {_client(record)}")
         _say(f"received       {_time(record.received_at)}")
         batch = decode(record)
-        form = "JSON" if record.form == JSON else "protobuf"
         guid = f"{escape(batch.guid)}, " if batch else ""
-        _say(
-            f"request        {guid}{_many(record.events, 'event')},"
-            f" {len(record.wire)} bytes of {form}"
-        )
+        _say(f"request        {guid}{_many(record.events, 'event')}, {len(record.body)} bytes")
         if batch is None:
-            _say(f"it cannot be decoded: {escape(show(record.wire)[1])}")
+            _say(f"it cannot be decoded: {escape(show(record.body)[1])}")
             continue
         if batch.sent_time is not None:
             _say(f"sent           {_time(batch.sent_time)} by the client's clock")
@@ -315,7 +311,7 @@ def _write(record: Record, label: str | None = None, letter: Letter | None = Non
     batch = decode(record)
     types: Sequence[str | None] = batch.types if batch else [None]
     for index, (kind, payload) in enumerate(
-        zip(types, batch.payloads if batch else [record.wire], strict=True)
+        zip(types, batch.payloads if batch else [record.body], strict=True)
     ):
         line = {
             "letter": label,

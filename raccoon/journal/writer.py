@@ -31,7 +31,7 @@ class Entry:
     Attributes:
         record: what is written; None once it was.
         events: how many it holds.
-        size: bytes of its wire form.
+        size: bytes of its body.
         request: the request in memory, or None where the journal alone has it.
         position: where it is in the journal; -1 until it is written.
         settled: its outcome is known: it need not be written any more.
@@ -55,7 +55,7 @@ class Entry:
     def __init__(self, record: Record, request: Any) -> None:
         self.record: Record | None = record
         self.events = record.events
-        self.size = len(record.wire)
+        self.size = len(record.body)
         self.request = request
         self.position = -1
         self.settled = False
@@ -71,14 +71,14 @@ class LetterEntry:
         letter: what is stored.
         position: of the request in the journal, or -1 where it is not there.
         request: the request in memory, which may still wait for its answer.
-        size: bytes of its wire form.
+        size: bytes of its body.
     """
 
     __slots__ = ("letter", "position", "request", "size")
 
     def __init__(self, letter: Letter, position: int, request: Any) -> None:
         self.letter = letter
-        self.size = len(letter.record.wire)
+        self.size = len(letter.record.body)
         self.position = position
         self.request = request
 

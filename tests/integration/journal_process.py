@@ -14,8 +14,9 @@ import random
 import sys
 from pathlib import Path
 
+from raccoon.journal.body import MESSAGEPACK
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import PROTOBUF, Record, encode
+from raccoon.journal.record import Record, encode
 from raccoon.journal.segment import Segment
 from raccoon.journal.store import Found, Store
 
@@ -26,7 +27,7 @@ _GROUPS = 12
 def make_record(name: str) -> Record:
     """The request of a name: its bytes follow from it."""
     source = random.Random(name)
-    return Record(name, "group", 1000.5, 1, PROTOBUF, source.randbytes(source.randrange(9000)))
+    return Record(name, "group", 1000.5, 1, MESSAGEPACK, source.randbytes(source.randrange(9000)))
 
 
 class DamageError(Exception):

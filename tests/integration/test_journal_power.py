@@ -88,5 +88,5 @@ class PowerFailureTests(SynchronousTestCase):
         left = Path(tempfile.mkdtemp(prefix="raccoon-power-")) / "disk"
         disk.fail(left, seed)
         for record in journal_records(left / "raccoon-journal"):
-            yield from _GUID.findall(record.wire[:1000])
+            yield from _GUID.findall(record.body[:1000])
         shutil.rmtree(left.parent)

@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.journal.record import PROTOBUF, Record, encode
+from raccoon.journal.body import MESSAGEPACK
+from raccoon.journal.record import Record, encode
 from raccoon.journal.segment import Segment
 from raccoon.journal.store import Found, Store
 
@@ -17,8 +18,8 @@ SEGMENT_BYTES = 1 << 20
 
 def make_record(name: str, size: int = 20, events: int = 1) -> Record:
     """A request that can be told from others by its client and its bytes."""
-    wire = (name.encode() * (size // max(len(name), 1) + 1))[:size]
-    return Record(name, "group", 1000.5, events, PROTOBUF, wire)
+    body = (name.encode() * (size // max(len(name), 1) + 1))[:size]
+    return Record(name, "group", 1000.5, events, MESSAGEPACK, body)
 
 
 def stored(records: Sequence[Record]) -> list[tuple[bytes, int]]:

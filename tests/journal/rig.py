@@ -8,18 +8,20 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from raccoon.collector import Collector
-from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 from raccoon.journal import service
 from raccoon.journal.deadletters import DeadLetters, Letter
+from raccoon.journal.record import Record
 from raccoon.journal.service import JournalService
+from raccoon.journal.store import Store
 from raccoon.journal.writer import Writer
 from raccoon.request import CollectRequest
 from raccoon.worker import WorkerService
-from tests.edge_fakes import NOW, json_body, make_settings, protobuf_body, publish_failed
+from tests.edge_fakes import NOW, make_settings, publish_failed
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock
-from tests.journal.fakes import DirectoryCase
+from tests.journal.fakes import DirectoryCase, stored
 
 
 class SteppedWriter(Writer):
@@ -86,8 +88,6 @@ class JournalCase(DirectoryCase):
             self.directory,
             list,
             ack,
-            JsonDeserializer(settings.limits, settings.event),
-            ProtobufDeserializer(settings.limits, settings.event),
             self.publisher,
             self.metrics,
         )
@@ -127,7 +127,6 @@ class JournalCase(DirectoryCase):
         guid: str,
         types: tuple[str, ...] = ("click",),
         *,
-        is_json: bool = False,
         sent_time: float | None = None,
         size: int = 0,
     ) -> Deferred[None]:
@@ -140,11 +139,16 @@ class JournalCase(DirectoryCase):
             Identifier("phone", "group"),
             Batch(guid, sent_time, [kind for kind, _ in events], [data for _, data in events]),
             self.clock.seconds(),
-            wire=(json_body if is_json else protobuf_body)(guid, events),
-            is_json=is_json,
         )
         self.received += len(types)
         return self.collector.collect(request)
+
+    def write(self, record: Record) -> None:
+        """Leave a request in the journal, as an earlier run of some version did."""
+        store = Store(self.directory, 1 << 20, lambda *_: None)
+        store.open()
+        store.write(stored([record]), ())
+        store.close()
 
     def turn(self, seconds: float = 0.01) -> None:
         """The reactor turns."""

@@ -8,21 +8,21 @@ from pathlib import Path
 import apsw
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.deserialization import Batch
 from raccoon.journal import segment as files
+from raccoon.journal.body import MESSAGEPACK, encode_body
 from raccoon.journal.deadletters import Letter
 from raccoon.journal.reading import ReadingError, decode, oldest, parts_of, salvage, waiting
-from raccoon.journal.record import PROTOBUF, Record, encode
+from raccoon.journal.record import Record, encode
 from raccoon.journal.store import Store, in_use, inspect
-from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 SEGMENT_BYTES = 16 << 20
 
 
 def make_record(guid: str, received_at: float = 0.0, payload: bytes = b"{}") -> Record:
     """A request of one event."""
-    request = SendEventRequest(req_guid=guid)
-    request.events.add(type="click", event_bytes=payload)
-    return Record("client", "group", received_at, 1, PROTOBUF, request.SerializeToString())
+    body = encode_body(Batch(guid, None, ["click"], [payload]))
+    return Record("client", "group", received_at, 1, MESSAGEPACK, body)
 
 
 def guid(record: Record) -> str:

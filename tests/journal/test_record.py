@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.journal.body import MESSAGEPACK
 from raccoon.journal.record import (
-    JSON,
-    PROTOBUF,
     DamagedError,
     Record,
     decode,
@@ -26,8 +25,8 @@ records = st.builds(
     group=texts,
     received_at=st.floats(allow_nan=False),
     events=st.integers(0, 2**32 - 1),
-    form=st.sampled_from([JSON, PROTOBUF]),
-    wire=st.binary(max_size=200),
+    form=st.integers(0, 255),
+    body=st.binary(max_size=200),
 )
 
 
@@ -69,11 +68,11 @@ class RecordTests(SynchronousTestCase):
         self.assertRaises(DamagedError, list, decode(stored[:end]))
 
     @given(records, st.binary(min_size=1, max_size=20))
-    @example(Record("ab", "", 0.0, 1, PROTOBUF, b""), b"\xff\xfe")
+    @example(Record("ab", "", 0.0, 1, MESSAGEPACK, b""), b"\xff\xfe")
     def test_right_checksum(self, record: Record, name: bytes) -> None:
         """Bytes of a client that are no text are damaged even where the checksum holds."""
         stored = bytearray(encode(record._replace(client="x" * len(name))))
-        at = len(encode(record._replace(client="", group="", wire=b"")))
+        at = len(encode(record._replace(client="", group="", body=b"")))
         stored[at : at + len(name)] = name
         stored[:4] = zlib.crc32(stored[4:]).to_bytes(4, "little")
         try:
@@ -101,7 +100,7 @@ class RecordTests(SynchronousTestCase):
 
     def test_impossible_lengths(self) -> None:
         """A length that is shorter than its head does not lead round in circles."""
-        stored = bytearray(encode(Record("", "", 0.0, 1, JSON, b"")))
+        stored = bytearray(encode(Record("", "", 0.0, 1, MESSAGEPACK, b"")))
         stored[4:8] = bytes(4)
         stored[:4] = zlib.crc32(b"").to_bytes(4, "little")
         self.assertRaises(DamagedError, list, decode(bytes(stored)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -12,14 +11,14 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.deserialization import Batch
+from raccoon.journal.body import MESSAGEPACK, encode_body
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import JSON, PROTOBUF, Record, encode
+from raccoon.journal.record import Record, encode
 from raccoon.journal.store import Store
 from raccoon.journal.tool import main
-from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 HOUR = 3600
 
@@ -50,28 +49,11 @@ def make_record(
     *,
     group: str = "web",
     received_at: float = 0.0,
+    sent_time: float | None = None,
 ) -> Record:
-    """A request in protobuf."""
-    request = SendEventRequest(req_guid=guid)
-    for kind, payload in events:
-        request.events.add(type=kind, event_bytes=payload)
-    wire = request.SerializeToString()
-    return Record("me", group, received_at, len(events), PROTOBUF, wire)
-
-
-def make_json_record(guid: str, events: Sequence[tuple[str, bytes]]) -> Record:
-    """A request in JSON."""
-    wire = orjson.dumps(
-        {
-            "req_guid": guid,
-            "sent_time": {"seconds": 1_700_000_000},
-            "events": [
-                {"type": kind, "event_bytes": base64.b64encode(payload).decode()}
-                for kind, payload in events
-            ],
-        }
-    )
-    return Record("me", "web", 0.0, len(events), JSON, wire)
+    """A request as the journal has it."""
+    batch = Batch(guid, sent_time, [kind for kind, _ in events], [data for _, data in events])
+    return Record("me", group, received_at, len(events), MESSAGEPACK, encode_body(batch))
 
 
 class ToolCase(SynchronousTestCase):
@@ -284,15 +266,17 @@ class ShowTests(ToolCase):
 
     def test_events(self) -> None:
         """Each event is shown with type, size, form, outcome and content."""
-        record = make_json_record(
-            "7f1c", [("click", b'{"a": 1}'), ("page", b"\x08\x05"), ("", b"\xff\x00")]
+        record = make_record(
+            "7f1c",
+            [("click", b'{"a": 1}'), ("page", b"\x08\x05"), ("", b"\xff\x00")],
+            sent_time=1_700_000_000,
         )
         self.bury(record, {"click": 1}, "topic click does not exist")
         out = self.run_tool("show", "1").out
         self.assertIn("reason         topic click does not exist\n", out)
         self.assertIn("not delivered  1 click\n", out)
         self.assertIn("client         id=me group=web\n", out)
-        self.assertIn(f"7f1c, 3 events, {len(record.wire)} bytes of JSON\n", out)
+        self.assertIn(f"7f1c, 3 events, {len(record.body)} bytes\n", out)
         self.assertIn("sent           2023-11-14T22:13:20Z", out)
         self.assertIn('event 0: click, 8 bytes, json: not delivered\n  {"a":1}\n', out)
         self.assertIn("event 1: page, 2 bytes, protobuf: delivered\n  {1: 5}\n", out)
@@ -305,16 +289,14 @@ class ShowTests(ToolCase):
 
     def test_undecodable(self) -> None:
         """A request that cannot be decoded is shown as bytes."""
-        self.bury(make_record()._replace(wire=b"\xff\xff"), {"": 1}, "not a request")
+        self.bury(make_record()._replace(body=b"\xff\xff"), {"": 1}, "not a request")
         ran = self.run_tool("show", "1")
         self.assertEqual(0, ran.code)
         self.assertIn("it cannot be decoded: ffff", ran.out)
 
     def test_wild_clock(self) -> None:
         """A client's impossible time is shown as the number it is."""
-        request = SendEventRequest(req_guid="guid")
-        request.sent_time.seconds = 1 << 60
-        self.bury(make_record()._replace(wire=request.SerializeToString()), {"click": 1})
+        self.bury(make_record(sent_time=float(1 << 60)), {"click": 1})
         self.assertIn("sent           1.15292e+18 s", self.run_tool("show", "1").out)
 
     def test_missing(self) -> None:
@@ -332,7 +314,7 @@ class ExportTests(ToolCase):
             {"click": 1},
             "too large",
         )
-        self.bury(make_json_record("g2", [("click", b"x")]), {"click": 1})
+        self.bury(make_record("g2", [("click", b"x")]), {"click": 1})
         first, second, third = self.exported()
         self.assertEqual(
             {
@@ -384,7 +366,7 @@ class ExportTests(ToolCase):
 
     def test_undecodable(self) -> None:
         """A request that cannot be decoded is one line with all its bytes."""
-        self.bury(make_record()._replace(wire=b"\xff\xff"), {"": 3})
+        self.bury(make_record()._replace(body=b"\xff\xff"), {"": 3})
         (line,) = self.exported()
         self.assertEqual(
             (None, "//8=", None, True),

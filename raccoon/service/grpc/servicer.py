@@ -89,12 +89,7 @@ class EventServicer:
         received_at = self._seconds()
         identifier = identify(self._identification, metadata)
         batch = self._codec.deserializer.deserialize(body)
-        return CollectRequest(
-            identifier,
-            batch,
-            received_at,
-            wire=body,
-        )
+        return CollectRequest(identifier, batch, received_at)
 
     def _collect(self, request: CollectRequest, answer: Answer) -> None:
         # Not in gRPC's thread: between the two a scrape would see it nowhere else.

@@ -188,12 +188,7 @@ class EventStream:
         except BadRequestError as error:
             self._bad_request(error, received_at)
             return
-        request = CollectRequest(
-            self._identifier,
-            batch,
-            received_at,
-            wire=body,
-        )
+        request = CollectRequest(self._identifier, batch, received_at)
         servicer.inbox.put(self._collect, request)
 
     def _bad_request(self, error: BadRequestError, now: float) -> None:

@@ -158,13 +158,7 @@ class RestResource:
             reason = f"deserialization failure: {error}"
             refusal = failure(CODE_BAD_REQUEST, reason, received_at)
             return succeed(Answer(400, content_type, codec.serializer.serialize(refusal)))
-        request = CollectRequest(
-            identifier,
-            batch,
-            received_at,
-            wire=post.body,
-            is_json=canonical == _JSON,
-        )
+        request = CollectRequest(identifier, batch, received_at)
         count_request(self._metrics, request)
         answered_as = (content_type, codec.serializer, batch.guid)
         done: Deferred[None] = self._collector.collect(request)

@@ -209,9 +209,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             if self._is_duplicate(self._seen, batch, isBinary):
                 return
             on_failed = partial(_forget, self._seen, batch.guid)
-        request = CollectRequest(
-            self.identifier, batch, received_at, on_failed, payload, not isBinary
-        )
+        request = CollectRequest(self.identifier, batch, received_at, on_failed)
         count_request(factory.metrics, request)
         self._begin()
         factory.collector.collect(request).addCallbacks(
