@@ -11,7 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 _PROJECT = Path(__file__).parents[1]
-_PACKAGES = ("Twisted", "autobahn", "klein", "orjson", "grpcio", "protobuf", "confluent-kafka")
+_PACKAGES = (
+    "Twisted",
+    "autobahn",
+    "klein",
+    "orjson",
+    "msgspec",
+    "apsw",
+    "grpcio",
+    "protobuf",
+    "confluent-kafka",
+)
 
 
 def describe() -> dict[str, str]:

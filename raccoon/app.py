@@ -379,7 +379,7 @@ def _make_journal(
         attrs.evolve(settings.journal, max_bytes=settings.journal.max_bytes // workers),
         part_of(directory, workers, index),
         partial(left_parts, directory, workers, index),
-        settings.event.ack,
+        settings.event,
         publisher,
         metrics,
     )

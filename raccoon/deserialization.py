@@ -46,7 +46,7 @@ class Batch(NamedTuple):
     payloads: list[bytes]
 
 
-class _Checks:
+class Checks:
     """The limits that hold for a batch in whichever encoding it came."""
 
     def __init__(self, limits: LimitSettings, event: EventSettings) -> None:
@@ -107,7 +107,7 @@ class ProtobufDeserializer:
     """raystack.raccoon.v1beta1.SendEventRequest; unknown fields are passed over."""
 
     def __init__(self, limits: LimitSettings, event: EventSettings) -> None:
-        self._checks = _Checks(limits, event)
+        self._checks = Checks(limits, event)
         self._uncounted = max(limits.events * _EVENT_BYTES_MIN, _SMALL)
 
     def deserialize(self, body: bytes) -> Batch:
@@ -185,7 +185,7 @@ class JsonDeserializer:
     """The JSON form: keys in any letter case or in camelCase, bytes as base64 or as numbers."""
 
     def __init__(self, limits: LimitSettings, event: EventSettings) -> None:
-        self._checks = _Checks(limits, event)
+        self._checks = Checks(limits, event)
 
     def deserialize(self, body: bytes | bytearray | str) -> Batch:
         """Decode JSON; see IDeserializer."""

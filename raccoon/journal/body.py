@@ -18,11 +18,11 @@ PROTOBUF = 1
 MESSAGEPACK = 2
 
 # A server with these settings or others has accepted the requests: nothing is refused here.
-_LIMITS = LimitSettings(events=1 << 31, guid_length=1 << 31, json_depth=200)
+NO_LIMITS = LimitSettings(events=1 << 31, guid_length=1 << 31, json_depth=1 << 31)
 _ROUTING = EventSettings(distribution_publisher_pattern="")
 _AS_THEY_CAME = {
-    JSON: JsonDeserializer(_LIMITS, _ROUTING),
-    PROTOBUF: ProtobufDeserializer(_LIMITS, _ROUTING),
+    JSON: JsonDeserializer(NO_LIMITS, _ROUTING),
+    PROTOBUF: ProtobufDeserializer(NO_LIMITS, _ROUTING),
 }
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
@@ -50,7 +50,7 @@ def decode_body(form: int, body: bytes) -> Batch:
             batch = _AS_THEY_CAME[form].deserialize(body)
         else:
             raise UnreadableError(f"it is in form {form}, of another version of Raccoon")
-    except (msgspec.MsgspecError, BadRequestError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, BadRequestError) as error:
         raise UnreadableError(str(error)) from error
     if len(batch.types) != len(batch.payloads):
         raise UnreadableError(f"{len(batch.types)} types of {len(batch.payloads)} events")

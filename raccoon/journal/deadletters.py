@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS letters(
     received_at REAL NOT NULL,
     events INTEGER NOT NULL,
     form INTEGER NOT NULL,
-    wire BLOB NOT NULL,
+    wire BLOB NOT NULL, -- the body
     replay INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS letters_by_replay ON letters(replay);

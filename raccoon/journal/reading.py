@@ -10,11 +10,9 @@ from typing import NamedTuple
 
 import apsw
 
-from raccoon.deserialization import Batch
 from raccoon.errors import RaccoonError
 from raccoon.journal import deadletters
 from raccoon.journal import salvage as salvaging
-from raccoon.journal.body import UnreadableError, decode_body
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.record import DamagedError, Record
 from raccoon.journal.segment import Segment, segment_numbers
@@ -167,14 +165,6 @@ def salvage(path: Path) -> list[tuple[int, Record]]:
     if not saved:
         raise ReadingError(f"{path}: no request could be read")
     return saved
-
-
-def decode(record: Record) -> Batch | None:
-    """The events of a record, or None where they cannot be read."""
-    try:
-        return decode_body(record.form, record.body)
-    except UnreadableError:
-        return None
 
 
 def _holds_something(directory: Path) -> bool:

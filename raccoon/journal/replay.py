@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
+from raccoon.deserialization import Batch
+from raccoon.errors import LimitError
 from raccoon.identification import Identifier
 from raccoon.interfaces import IPublisher
 from raccoon.journal.body import UnreadableError, decode_body
@@ -31,7 +33,7 @@ _DOUBLINGS = 16
 
 
 class Unreadable(NamedTuple):
-    """A request whose events cannot be read.
+    """A request whose events cannot be read, or may not be sent any more.
 
     Attributes:
         position: where it is in the journal.
@@ -49,7 +51,7 @@ class Return(NamedTuple):
 
     Attributes:
         requests: each with its entry.
-        unreadable: what could not be decoded.
+        unreadable: the others.
     """
 
     requests: list[CollectRequest]
@@ -68,6 +70,7 @@ class Replay:
 
     Args:
         store: what is read.
+        check: gives a batch back, or raises LimitError where it may not be sent any more.
         publisher: nothing comes back while its destination does not answer.
         seconds: the clock.
         in_keeper: calls in the keeper's thread.
@@ -80,6 +83,7 @@ class Replay:
     def __init__(
         self,
         store: Store,
+        check: Callable[[Batch], Batch],
         publisher: IPublisher,
         seconds: Callable[[], float],
         in_keeper: Callable[..., Deferred[Any]],
@@ -89,6 +93,7 @@ class Replay:
         failed: Callable[[Any], None],
     ) -> None:
         self._store = store
+        self._check = check
         self._publisher = publisher
         self._seconds = seconds
         self._in_keeper = in_keeper
@@ -164,14 +169,14 @@ class Replay:
         for position, record in found:
             try:
                 came.requests.append(self._request(position, record))
-            except UnreadableError as error:
+            except (UnreadableError, LimitError) as error:
                 came.unreadable.append(Unreadable(position, record, str(error)))
         return came, cursor
 
     def _request(self, position: int, record: Record) -> CollectRequest:
         request = CollectRequest(
             Identifier(record.client, record.group),
-            decode_body(record.form, record.body),
+            self._check(decode_body(record.form, record.body)),
             record.received_at,
         )
         # The entry does not have the request: a cycle would wait for the collector.

@@ -16,12 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.config import JournalSettings
-from raccoon.deserialization import Batch
+from raccoon.config import EventSettings, JournalSettings
+from raccoon.deserialization import Batch, Checks
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IJournal, IMetrics, IPublisher
 from raccoon.journal.adoption import Adopter, Adoption
-from raccoon.journal.body import MESSAGEPACK, encode_body
+from raccoon.journal.body import MESSAGEPACK, NO_LIMITS, encode_body
 from raccoon.journal.damage import Damage
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.record import Record
@@ -55,7 +55,7 @@ class JournalService(Service):
         settings: sizes.
         directory: of this journal.
         left_parts: finds journals that no process has any more, to adopt.
-        ack_level: of EVENT_ACK.
+        event: the acknowledgement level, and the types that are allowed.
         publisher: whose destination is known to answer or not.
         metrics: counts.
     """
@@ -68,13 +68,13 @@ class JournalService(Service):
         settings: JournalSettings,
         directory: Path,
         left_parts: Callable[[], Sequence[Path]],
-        ack_level: int,
+        event: EventSettings,
         publisher: IPublisher,
         metrics: IMetrics,
     ) -> None:
         self._reactor = reactor
-        self._ack_level = ack_level
-        self.bridges_outages = ack_level != 1
+        self._ack_level = event.ack
+        self.bridges_outages = event.ack != 1
         self._max_bytes = settings.max_bytes
         self._throttle = Throttle(self._logger, reactor.seconds)
         self._publisher = publisher
@@ -106,6 +106,7 @@ class JournalService(Service):
         self._readmit: Callable[[CollectRequest], None] = lambda request: None
         self._replay = Replay(
             self._store,
+            Checks(NO_LIMITS, event).check,
             publisher,
             reactor.seconds,
             self._in_keeper,

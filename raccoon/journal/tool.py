@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import apsw
 import orjson
 
 from raccoon.config import JournalSettings
+from raccoon.deserialization import Batch
 from raccoon.errors import RaccoonError
+from raccoon.journal.body import UnreadableError, decode_body
 from raccoon.journal.deadletters import FILE, Letter
-from raccoon.journal.reading import Chosen, Part, decode, oldest, parts_of, salvage, waiting
+from raccoon.journal.reading import Chosen, Part, oldest, parts_of, salvage, waiting
 from raccoon.journal.record import Record
 from raccoon.journal.store import in_use, inspect
 from raccoon.logs import escape
@@ -222,12 +225,14 @@ def _show(options: argparse.Namespace) -> int:
         _say(f"not delivered  {failed}")
         _say(f"client         {_client(record)}")
         _say(f"received       {_time(record.received_at)}")
-        batch = decode(record)
-        guid = f"{escape(batch.guid)}, " if batch else ""
-        _say(f"request        {guid}{_many(record.events, 'event')}, {len(record.body)} bytes")
-        if batch is None:
-            _say(f"it cannot be decoded: {escape(show(record.body)[1])}")
+        size = f"{_many(record.events, 'event')}, {len(record.body)} bytes in the journal"
+        try:
+            batch = decode_body(record.form, record.body)
+        except UnreadableError as error:
+            _say(f"request        {size}")
+            _say(f"it cannot be read: {error}: {escape(show(record.body)[1])}")
             continue
+        _say(f"request        {escape(batch.guid)}, {size}")
         if batch.sent_time is not None:
             _say(f"sent           {_time(batch.sent_time)} by the client's clock")
         for index, (kind, payload) in enumerate(zip(batch.types, batch.payloads, strict=True)):
@@ -307,12 +312,14 @@ def _one_or_all(options: argparse.Namespace, command: str) -> Chosen:
 
 
 def _write(record: Record, label: str | None = None, letter: Letter | None = None) -> None:
-    """One line of JSON for each event; a request that cannot be decoded is one event, whole."""
-    batch = decode(record)
-    types: Sequence[str | None] = batch.types if batch else [None]
-    for index, (kind, payload) in enumerate(
-        zip(types, batch.payloads if batch else [record.body], strict=True)
-    ):
+    """One line of JSON for each event; a request that cannot be read is one event, whole."""
+    batch: Batch | None = None
+    types: Sequence[str | None] = [None]
+    payloads = [record.body]
+    with suppress(UnreadableError):
+        batch = decode_body(record.form, record.body)
+        types, payloads = batch.types, batch.payloads
+    for index, (kind, payload) in enumerate(zip(types, payloads, strict=True)):
         line = {
             "letter": label,
             "type": kind,

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from raccoon.collector import Collector
+from raccoon.config import EventSettings
 from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
@@ -22,6 +23,8 @@ from raccoon.worker import WorkerService
 from tests.edge_fakes import NOW, make_settings, publish_failed
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock
 from tests.journal.fakes import DirectoryCase, stored
+
+DEFAULTS = EventSettings()
 
 
 class SteppedWriter(Writer):
@@ -64,12 +67,18 @@ class JournalCase(DirectoryCase):
         self.received = 0
 
     def start(
-        self, ack: int = 2, *, queue: int = 100, memory: int = 1 << 26, **journal: Any
+        self,
+        ack: int = 2,
+        *,
+        queue: int = 100,
+        memory: int = 1 << 26,
+        type_pattern: str = DEFAULTS.type_pattern,
+        **journal: Any,
     ) -> None:
         """Start it; `journal` are options of its section."""
         self.received = 0
         settings = make_settings(
-            event={"ack": ack},
+            event={"ack": ack, "type_pattern": type_pattern},
             worker={
                 "pool_size": 1,
                 "buffer_channel_size": queue,
@@ -87,7 +96,7 @@ class JournalCase(DirectoryCase):
             settings.journal,
             self.directory,
             list,
-            ack,
+            settings.event,
             self.publisher,
             self.metrics,
         )
@@ -143,11 +152,11 @@ class JournalCase(DirectoryCase):
         self.received += len(types)
         return self.collector.collect(request)
 
-    def write(self, record: Record) -> None:
-        """Leave a request in the journal, as an earlier run of some version did."""
+    def write(self, *records: Record) -> None:
+        """Leave requests in the journal, as an earlier run of some version did."""
         store = Store(self.directory, 1 << 20, lambda *_: None)
         store.open()
-        store.write(stored([record]), ())
+        store.write(stored(records), ())
         store.close()
 
     def turn(self, seconds: float = 0.01) -> None:

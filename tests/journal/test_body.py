@@ -37,6 +37,24 @@ class BodyTests(SynchronousTestCase):
     @given(st.integers(0, 255), st.binary(max_size=300))
     def test_any_bytes(self, form: int, body: bytes) -> None:
         """Bytes that are no batch are unreadable, and nothing else happens."""
+        self.read(form, body)
+
+    def test_any_bit(self) -> None:
+        """So is a batch in which a bit is not as it was stored, unless it is another batch then."""
+        events = [("click", b"\x00\xff"), ("größe", b"{}")]
+        whole = encode_body(Batch("guid", NOW, [kind for kind, _ in events], [b"1", b""]))
+        for form, body in (
+            (MESSAGEPACK, whole),
+            (JSON, json_body("guid", events)),
+            (PROTOBUF, protobuf_body("guid", events)),
+        ):
+            for bit in range(8 * len(body)):
+                changed = bytearray(body)
+                changed[bit >> 3] ^= 1 << (bit & 7)
+                self.read(form, bytes(changed))
+
+    def read(self, form: int, body: bytes) -> None:
+        """Read what may be no batch."""
         try:
             batch = decode_body(form, body)
         except UnreadableError:
@@ -47,7 +65,9 @@ class BodyTests(SynchronousTestCase):
         """Requests as they came, whatever the limits of this version are."""
         events = [("no name of a topic/", b"\x00\xff")] * 50_000
         batch = Batch("g" * 5000, NOW, [kind for kind, _ in events], [data for _, data in events])
-        self.assertEqual(batch, decode_body(JSON, json_body(batch.guid, events)))
+        deep = b'"other":' + b"[" * 190 + b"]" * 190
+        body = json_body(batch.guid, events)[:-1] + b"," + deep + b"}"
+        self.assertEqual(batch, decode_body(JSON, body))
         self.assertEqual(batch, decode_body(PROTOBUF, protobuf_body(batch.guid, events)))
 
     def test_unreadable(self) -> None:

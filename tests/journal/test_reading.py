@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import Batch
 from raccoon.journal import segment as files
-from raccoon.journal.body import MESSAGEPACK, encode_body
+from raccoon.journal.body import MESSAGEPACK, decode_body, encode_body
 from raccoon.journal.deadletters import Letter
-from raccoon.journal.reading import ReadingError, decode, oldest, parts_of, salvage, waiting
+from raccoon.journal.reading import ReadingError, oldest, parts_of, salvage, waiting
 from raccoon.journal.record import Record, encode
 from raccoon.journal.store import Store, in_use, inspect
 
@@ -27,9 +27,7 @@ def make_record(guid: str, received_at: float = 0.0, payload: bytes = b"{}") -> 
 
 def guid(record: Record) -> str:
     """The req_guid of a record's request."""
-    batch = decode(record)
-    assert batch is not None
-    return batch.guid
+    return decode_body(record.form, record.body).guid
 
 
 class ReadingCase(SynchronousTestCase):

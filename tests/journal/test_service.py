@@ -10,14 +10,14 @@ from twisted.logger import capturedLogs
 from twisted.python.monkey import MonkeyPatcher
 from zope.interface.verify import verifyObject
 
+from raccoon.deserialization import Batch
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IJournal
-from raccoon.journal.body import JSON, PROTOBUF
+from raccoon.journal.body import JSON, MESSAGEPACK, PROTOBUF, encode_body
 from raccoon.journal.deadletters import DeadLetters
 from raccoon.journal.record import Record
 from raccoon.journal.store import JournalError, Store
 from tests.edge_fakes import NOW, json_body, protobuf_body
-from tests.journal.fakes import make_record
 from tests.journal.rig import JournalCase, lasting
 
 TRANSIENT = PublishError(1, 1, ["timed out"])
@@ -258,17 +258,17 @@ class LevelTwoTests(JournalCase):
         self.assertLess(max(pauses), 31)
 
     def test_odd_times(self) -> None:
-        """A time that protobuf cannot say is no reason to lose the request."""
+        """Whatever a client's clock says comes back from disk."""
         self.start(ack=0)
-        for sent_time in (9.2e18, -9.3e18, 1e300, -62_135_596_801.5, 0.25):
+        odd = [9.2e18, -9.3e18, 1e300, -62_135_596_801.5, 0.25]
+        for sent_time in odd:
             self.collect(f"{sent_time}", sent_time=sent_time)
         self.turn()
         self.finish(TRANSIENT)
         self.commit()
         self.check(journaled=5)
         self.assertEqual(5, len(self.deliver_all()))
-        times = [request.sent_time for request in self.publish.groups[-1]]
-        self.assertEqual(0.25, times[-1])
+        self.assertEqual(odd, [request.sent_time for request in self.publish.groups[-1]])
         self.check(delivered=5)
 
 
@@ -455,15 +455,31 @@ class DeadLetterTests(JournalCase):
 
     def test_what_cannot_be_read(self) -> None:
         """A request that is stored and that this version cannot read is a letter, whole."""
-        record = make_record("a", events=2)._replace(form=9)
-        self.write(record)
+        batch = Batch("a", None, ["click"], [b"{}"])
+        good = Record("phone", "group", NOW, 1, MESSAGEPACK, encode_body(batch))
+        odd = [good._replace(form=9), good._replace(body=b"\x94\xa1\xff", events=3)]
+        self.write(good, *odd, good)
         self.start()
-        self.assertEqual([], self.deliver_all())
+        self.assertEqual(["a", "a"], self.deliver_all())
+        letters = self.letters()
+        self.assertEqual(odd, [letter.record for letter in letters])
+        self.assertEqual([{"": 1}, {"": 3}], [letter.failed for letter in letters])
+        self.assertIn("form 9", letters[0].reason)
+        self.check(delivered=2, dead=4)
+
+    def test_type_that_is_not_allowed_any_more(self) -> None:
+        """A request that waits while EVENT_TYPE_PATTERN is narrowed is a letter."""
+        self.start()
+        self.publisher.reachable = False
+        self.collect("a", ("made-up", "click"))
+        self.collect("b")
+        self.commit()
+        self.stop()
+        self.start(type_pattern="click|scroll")
+        self.assertEqual(["b"], self.deliver_all())
         [letter] = self.letters()
-        self.assertEqual({"": 2}, letter.failed)
-        self.assertIn("form 9", letter.reason)
-        self.assertEqual(record, letter.record)
-        self.check(dead=2)
+        self.assertIn("(EVENT_TYPE_PATTERN)", letter.reason)
+        self.check(delivered=1, dead=2)
 
     def replay(self) -> None:
         """A person has all letters sent again."""

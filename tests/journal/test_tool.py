@@ -276,7 +276,7 @@ class ShowTests(ToolCase):
         self.assertIn("reason         topic click does not exist\n", out)
         self.assertIn("not delivered  1 click\n", out)
         self.assertIn("client         id=me group=web\n", out)
-        self.assertIn(f"7f1c, 3 events, {len(record.body)} bytes\n", out)
+        self.assertIn(f"7f1c, 3 events, {len(record.body)} bytes in the journal\n", out)
         self.assertIn("sent           2023-11-14T22:13:20Z", out)
         self.assertIn('event 0: click, 8 bytes, json: not delivered\n  {"a":1}\n', out)
         self.assertIn("event 1: page, 2 bytes, protobuf: delivered\n  {1: 5}\n", out)
@@ -288,11 +288,12 @@ class ShowTests(ToolCase):
         self.assertIn("1 of the 2 of this type were not delivered", self.run_tool("show", "1").out)
 
     def test_undecodable(self) -> None:
-        """A request that cannot be decoded is shown as bytes."""
-        self.bury(make_record()._replace(body=b"\xff\xff"), {"": 1}, "not a request")
+        """A request that cannot be read is shown as bytes, and why is said."""
+        self.bury(make_record()._replace(body=b"\x94\xa1\xff"), {"": 1}, "not a request")
         ran = self.run_tool("show", "1")
         self.assertEqual(0, ran.code)
-        self.assertIn("it cannot be decoded: ffff", ran.out)
+        self.assertIn("it cannot be read: 'utf-8' codec can't decode byte 0xff", ran.out)
+        self.assertIn(": 94a1ff\n", ran.out)
 
     def test_wild_clock(self) -> None:
         """A client's impossible time is shown as the number it is."""
@@ -365,11 +366,13 @@ class ExportTests(ToolCase):
         self.assertEqual(20_000, len(self.exported()))
 
     def test_undecodable(self) -> None:
-        """A request that cannot be decoded is one line with all its bytes."""
-        self.bury(make_record()._replace(body=b"\xff\xff"), {"": 3})
-        (line,) = self.exported()
+        """A request that cannot be read is one line with all its bytes; the others follow."""
+        self.bury(make_record()._replace(body=b"\x94\xa1\xff"), {"": 3})
+        self.bury(make_record("next"), {"click": 1})
+        line, following = self.exported()
+        self.assertEqual("next", following["req_guid"])
         self.assertEqual(
-            (None, "//8=", None, True),
+            (None, "lKH/", None, True),
             tuple(line[key] for key in ("type", "payload", "index", "failed")),
         )
 
