@@ -63,6 +63,7 @@ _UNKNOWN_TOPIC = frozenset(
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG_SIZE})
 _LASTING = _UNKNOWN_TOPIC | _TOO_LARGE
 _STILL_MISSING = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+_NO_NAME_OF_A_TOPIC = KafkaError(KafkaError.TOPIC_EXCEPTION)
 _TOO_MANY_TOPICS = KafkaError(KafkaError._QUEUE_FULL, "too many new event types at once, retry")
 _PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 _UNREACHABLE = frozenset({KafkaError._ALL_BROKERS_DOWN})
@@ -386,12 +387,14 @@ class KafkaPublisher:
                 time.sleep(_FULL_QUEUE_PAUSE)
             except KafkaException as error:
                 refusal: KafkaError = error.args[0]
+                if refusal.code() == KafkaError._INVALID_ARG:  # a name of more than 512 bytes
+                    return _NO_NAME_OF_A_TOPIC
                 if refusal.code() != KafkaError._UNKNOWN_PARTITION or partition == ANY:
                     return refusal
                 self._forget_partitions(topic)
                 partition = ANY
             except ValueError:  # a zero byte in the name
-                return KafkaError(KafkaError.TOPIC_EXCEPTION)
+                return _NO_NAME_OF_A_TOPIC
             else:
                 return None
         return KafkaError(KafkaError._PURGE_QUEUE)

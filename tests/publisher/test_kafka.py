@@ -6,7 +6,7 @@ import queue
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
@@ -658,29 +658,33 @@ class NewTopicTests(KafkaTestCase):
         self.check_failed(outcome, 1, 1)
         self.assertEqual(set(), self.publisher._trials.passed)
 
-    def check_impossible(self, metadata: bool) -> None:
+    def check_impossible(self, refusal: Callable[[], Exception], metadata: bool = False) -> None:
         self.start(metadata=metadata)
         produce = self.producer.produce
 
         def refuse(topic: str, *args: Any, **more: Any) -> None:
-            if "\0" in topic:
-                raise ValueError("embedded null character")
+            if "bad" in topic:
+                raise refusal()
             produce(topic, *args, **more)
 
         self.patch(self.producer, "produce", refuse)
-        bad = make_request("a", [("bad\0", b"1"), ("bad\0", b"2"), ("good", b"3")])
+        bad = make_request("a", [("bad", b"1"), ("bad", b"2"), ("good", b"3")])
         failed, good = self.publish(bad, make_request("b", [("good", b"4")]))
         self.assertIsNone(good)
         self.check_failed(failed, 2, 3, "does not exist")
-        self.assertEqual({"bad\0": 2}, failed.lasting)
+        self.assertEqual({"bad": 2}, failed.lasting)
 
-    def test_impossible_name(self) -> None:
+    def test_name_with_a_zero_byte(self) -> None:
         """A name that librdkafka cannot take is one of no topic, and harms no other request."""
-        self.check_impossible(metadata=False)
+        self.check_impossible(lambda: ValueError("embedded null character"))
 
-    def test_impossible_name_with_metadata(self) -> None:
+    def test_name_with_a_zero_byte_and_metadata(self) -> None:
         """So it is where events are handed over one by one."""
-        self.check_impossible(metadata=True)
+        self.check_impossible(lambda: ValueError("embedded null character"), metadata=True)
+
+    def test_name_that_is_too_long(self) -> None:
+        """So is a name that is longer than librdkafka takes."""
+        self.check_impossible(lambda: KafkaException(KafkaError(KafkaError._INVALID_ARG)))
 
     def test_many_were_missing(self) -> None:
         """When many topics were missing the cluster is asked which there are."""
