@@ -276,7 +276,6 @@ class RaccoonService(MultiService):
             yield self.collector.when_idle().addTimeout(SETTLE_SECONDS, self._reactor)
         yield deferLater(self._reactor, 0)  # who settled the last request counts it first
         left = self._worker.failed_events - failed_before + self.collector.unsettled_events
-        kept = 0
         if self._journal is not None:
             kept = yield self._journal.close()
             if kept:
@@ -293,10 +292,8 @@ class RaccoonService(MultiService):
                 left=left,
                 took=took,
             )
-        elif kept:
-            self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
         else:
-            self._logger.info("stopped in {took} s; every accepted event was delivered", took=took)
+            self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
 
     def take(self) -> Snapshot:
         """All metrics as they are now."""

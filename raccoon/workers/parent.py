@@ -355,7 +355,7 @@ class ParentService(MultiService):
                 took=took,
             )
         else:
-            self._logger.info("stopped in {took} s; every accepted event was delivered", took=took)
+            self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
 
     def _all_ended(self) -> Deferred[None]:
         gone: Deferred[None] = Deferred()

@@ -56,7 +56,7 @@ class KinesisTests(SharedCase):
     def assert_stopped_well(self, daemon: Daemon) -> None:
         """It ends in an orderly way, and had no trouble that it did not know."""
         self.assertEqual(daemon.stop(), 0, daemon.log())
-        self.assertIn("every accepted event was delivered", daemon.log())
+        self.assertIn("no accepted event was lost", daemon.log())
         self.assertNotIn("Traceback", daemon.log())
 
     def test_byte_for_byte(self) -> None:
