@@ -7,12 +7,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent
 from zope.interface import implementer
 
 from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
 from raccoon.identification import Identifier
-from raccoon.interfaces import IJournal, IMetrics, IPublisher
+from raccoon.interfaces import IJournal, IMetrics, IPublisher, Outcome
 from raccoon.request import CollectRequest
 
 
@@ -109,11 +110,11 @@ class PublishByHand:
 
     def __init__(self) -> None:
         self.groups: list[list[CollectRequest]] = []
-        self.pending: list[Deferred[list[Any]]] = []
+        self.pending: list[Deferred[Sequence[Outcome]]] = []
 
-    def __call__(self, requests: Sequence[CollectRequest]) -> Deferred[list[Any]]:
+    def __call__(self, requests: Sequence[CollectRequest]) -> Deferred[Sequence[Outcome]]:
         self.groups.append(list(requests))
-        done: Deferred[list[Any]] = Deferred()
+        done: Deferred[Sequence[Outcome]] = Deferred()
         self.pending.append(done)
         return done
 
@@ -121,6 +122,17 @@ class PublishByHand:
     def guids(self) -> list[list[str]]:
         """The guids of each group, in the order they came."""
         return [[request.guid for request in group] for group in self.groups]
+
+
+@implementer(ILogObserver)
+class FakeObserver:
+    """Keeps the events of a log."""
+
+    def __init__(self) -> None:
+        self.events: list[LogEvent] = []
+
+    def __call__(self, event: LogEvent) -> None:
+        self.events.append(event)
 
 
 class ThreadlessClock(Clock):

@@ -102,7 +102,7 @@ class OptionTableTests(SynchronousTestCase):
         """A section cannot be changed after it was read."""
         settings = config.load({}, {})
         with self.assertRaises(attrs.exceptions.FrozenInstanceError):
-            settings.websocket.port = 1
+            settings.websocket.port = 1  # type: ignore[misc] # which is what is tested
 
 
 class EnvironmentTests(SynchronousTestCase):
@@ -145,7 +145,7 @@ class EnvironmentTests(SynchronousTestCase):
             self.assertEqual(given, settings.metric.statsd_address)
         for given in ("statsd", "statsd:", ":0", ":65536", "a b:1", "::1:8125", "udp://statsd:1"):
             error = self.assertRaises(
-                config.ConfigError, config.load, {}, {"METRIC_STATSD_ADDRESS": given}
+                ConfigError, config.load, {}, {"METRIC_STATSD_ADDRESS": given}
             )
             self.assertIn("METRIC_STATSD_ADDRESS", str(error))
             self.assertIn("expected host:port", str(error))
@@ -187,7 +187,7 @@ class WorkersTests(SynchronousTestCase):
 
     def test_auto(self) -> None:
         """`auto` is one for each core that this process may use."""
-        self.patch(config.os, "sched_getaffinity", lambda _: {2, 3, 7})
+        self.patch(os, "sched_getaffinity", lambda _: {2, 3, 7})
         for given in ("auto", "AUTO"):
             settings = config.load({}, {"SERVER_WORKERS": given})
             self.assertEqual((3, 0), (settings.server.workers, settings.server.index))
@@ -310,7 +310,7 @@ class FileTests(SynchronousTestCase):
     """Values from a YAML file."""
 
     def write(self, text: str | bytes) -> str:
-        path = self.mktemp()
+        path: str = self.mktemp()
         with open(path, "wb") as file:
             file.write(text.encode() if isinstance(text, str) else text)
         return path

@@ -7,14 +7,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.health import RUNNING, STOPPING, Health
-from tests.fakes import FakeJournal, FakeMetrics, make_request
+from tests.fakes import FakeJournal, FakeMetrics, FakePublisher, make_request
 
 
-class Destination:
+class Destination(FakePublisher):
     """A publisher of which only its reachability matters."""
 
     destination = "the far end"
-    reachable = True
 
 
 class HealthTests(SynchronousTestCase):

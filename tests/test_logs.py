@@ -21,6 +21,7 @@ from raccoon.logs import (
     format_line,
     make_observer,
 )
+from tests.fakes import FakeObserver
 
 
 class EscapeTests(SynchronousTestCase):
@@ -155,9 +156,10 @@ class BridgeTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         keep_standard_logging(self)
-        self.events: list[dict[str, Any]] = []
-        globalLogPublisher.addObserver(self.events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        observer = FakeObserver()
+        self.events = observer.events
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
     def lines(self) -> list[str]:
         return [line for line in map(format_line, self.events) if line]
@@ -229,8 +231,9 @@ class ThrottleTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.events: list[dict[str, Any]] = []
-        self.throttle = Throttle(Logger("test", observer=self.events.append), self.clock.seconds)
+        observer = FakeObserver()
+        self.events = observer.events
+        self.throttle = Throttle(Logger("test", observer=observer), self.clock.seconds)
 
     def test_burst(self) -> None:
         """Of a thousand failures of a kind in ten seconds five are logged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -545,4 +546,5 @@ class DrainTests(WorkerTestCase):
             WorkerSettings(),
             self.metrics,
         )
-        self.assertIsNone(worker.stopService())
+        stop: Callable[[], object] = worker.stopService
+        self.assertIsNone(stop())

@@ -25,7 +25,7 @@ class DaemonThreads:
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"{name}-{i}", daemon=True)
             for i in range(count)
@@ -36,7 +36,7 @@ class DaemonThreads:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, call: Callable[..., None], *args: Any) -> None:
+    def submit(self, call: Callable[..., object], *args: Any) -> None:
         """Run a call when a thread is free."""
         self._calls.put(partial(call, *args))
 

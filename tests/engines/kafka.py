@@ -18,10 +18,13 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined] # public there
+    AdminClient,
+    NewTopic,
+)
 
 from tests.engines.ports import free_port
 from tests.engines.process import EngineError, EngineProcess, serve
@@ -208,17 +211,9 @@ class KafkaBroker(EngineProcess):
                     raise EngineError(f"{sum(left.values())} records were not read in time")
                 for message in consumer.consume(5000, 0.2):
                     if message.error() is None:
-                        records.append(
-                            Record(
-                                message.topic(),
-                                message.partition(),
-                                message.key(),
-                                message.value(),
-                                dict(message.headers() or ()),
-                                message.timestamp()[1] / 1000,
-                            )
-                        )
-                        left[message.topic(), message.partition()] -= 1
+                        record = _record(message)
+                        records.append(record)
+                        left[record.topic, record.partition] -= 1
         finally:
             consumer.close()
         return records
@@ -307,6 +302,17 @@ def make_certificate(certificate: Path, keystore: Path) -> None:
     )
     keystore.write_text(key.read_text() + certificate.read_text())
     key.unlink()
+
+
+def _record(message: Message) -> Record:
+    topic, partition, value = message.topic(), message.partition(), message.value()
+    assert topic is not None
+    assert partition is not None
+    assert value is not None
+    # Of the forms that the type allows a consumer gives this one, and no header is without a value.
+    headers = cast("list[tuple[str, bytes]]", message.headers() or [])
+    produced_at = message.timestamp()[1] / 1000
+    return Record(topic, partition, message.key(), value, dict(headers), produced_at)
 
 
 def _offsets(consumer: Consumer, place: TopicPartition, deadline: float) -> tuple[int, int]:

@@ -22,11 +22,15 @@ from werkzeug.serving import run_simple
 _one_at_a_time = threading.Lock()
 
 
+def _last_number(self: Shard) -> int:
+    return next(reversed(self.records), 0)
+
+
 def serve(port: int) -> None:
     """Serve on 127.0.0.1 until the process ends."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     # moto lists all records of a shard to find the last one, for each that is put.
-    Shard.get_max_sequence_number = lambda shard: next(reversed(shard.records), 0)
+    Shard.get_max_sequence_number = _last_number  # type: ignore[method-assign] # mended
     moto = DomainDispatcherApplication(create_backend_app)
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -183,7 +183,9 @@ class GrpcClient(_Closing):
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                 raise
-            return Answer(Status.STATUS_ERROR, INTERNAL_ERROR, error.details(), None)
+            details = error.details()
+            assert details is not None
+            return Answer(Status.STATUS_ERROR, INTERNAL_ERROR, details, None)
         return Answer(
             response.status, response.code, response.reason, response.data.get("req_guid")
         )

@@ -205,6 +205,10 @@ class Daemon:
         """All that it wrote so far."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    def logged(self, text: str) -> bool:
+        """Whether its log has this."""
+        return text in self.log()
+
     def ping(self, timeout: float = 5) -> bool:
         """Whether /ping answers pong."""
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)

@@ -114,6 +114,10 @@ class Load:
         """How many were acknowledged so far."""
         return self.by_codec.total()
 
+    def on_all_codecs(self) -> bool:
+        """Whether one was acknowledged in each codec."""
+        return len(self.by_codec) == len(CODECS)
+
     def _run(self, codec: str, index: int) -> None:
         name = f"{codec}-{index}"
         source = payloads(f"{self._tag}/{name}", index)

@@ -258,9 +258,9 @@ class RestTests(BadInputCase):
             b"\xff\xfe\x80",
             "x" * 8000,
         ]
-        for content_type in odd:
-            answer = post(self.daemon.http_port, _GOOD_JSON, content_type)
-            self.assertEqual(answer.status, 400, f"{content_type!r}: {answer}")
+        for given in odd:
+            answer = post(self.daemon.http_port, _GOOD_JSON, given)
+            self.assertEqual(answer.status, 400, f"{given!r}: {answer}")
             told = json_answer(answer.body)
             self.assertEqual((told.code, told.reason), (BAD_REQUEST, "invalid content type"))
 

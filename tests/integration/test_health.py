@@ -35,7 +35,8 @@ class HealthTests(SynchronousTestCase):
     def serving(self, daemon: Daemon, service: str) -> int:
         with grpc.insecure_channel(f"127.0.0.1:{daemon.grpc_port}") as channel:
             asked = HealthCheckRequest(service=service)
-            return HealthStub(channel).Check(asked, timeout=5).status
+            status: int = HealthStub(channel).Check(asked, timeout=5).status
+            return status
 
     def test_ready(self) -> None:
         """A server with its destination at hand is alive, ready and serving."""

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections import Counter
+from functools import partial
 
 from raccoon.journal.deadletters import DeadLetters
 from tests.integration.clients import CODECS, Answer, Events
@@ -41,7 +42,7 @@ class KillTests(JournalCase):
         for number in range(count):
             load = Load(daemon, topic, 1, events=2, tag=f"{topic}/{number}")
             load.start()
-            wait_until(lambda load=load: len(load.by_codec) == len(CODECS), "all protocols", 30)
+            wait_until(load.on_all_codecs, "all protocols", 30)
             time.sleep(source.uniform(0, 0.6))
             daemon.crash()
             killed_at.append(time.time())
@@ -74,10 +75,10 @@ class KillTests(JournalCase):
                 if number:
                     daemon.start()
                     pattern = f"requests with {kept} events wait in the journal of earlier runs"
-                    wait_until(lambda: pattern in daemon.log(), pattern)  # noqa: B023
+                    wait_until(partial(daemon.logged, pattern), pattern)
                 load = Load(daemon, topic, 1, events=2, tag=f"{topic}/{number}")
                 load.start()
-                wait_until(lambda load=load: len(load.by_codec) == len(CODECS), "all protocols")
+                wait_until(load.on_all_codecs, "all protocols")
                 time.sleep(0.1)
                 began = time.monotonic()
                 code = daemon.stop()

@@ -44,7 +44,7 @@ class FullDiskTests(JournalCase):
         )
         if done.returncode:
             raise AssertionError(f"a tmpfs cannot be mounted (be root): {done.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", directory], check=True)
+        self.addCleanup(lambda: subprocess.run(["umount", "-l", directory], check=True))
         return directory
 
     def fill(self, client: Client, topic: str, acknowledged: list[bytes]) -> None:

@@ -74,8 +74,8 @@ class KinesisTests(SharedCase):
                     self.assertTrue(answer.ok, answer)
                     for stream, data in events:
                         sent[stream].append(data)
-        for stream, events in sent.items():
-            self.assertEqual(self.stored(stream), Counter(events))
+        for stream, expected in sent.items():
+            self.assertEqual(self.stored(stream), Counter(expected))
         delivered = daemon.metric("kinesis_messages_delivered_total")
         self.assertEqual(delivered, sum(map(len, sent.values())))
         self.assert_stopped_well(daemon)

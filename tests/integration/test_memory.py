@@ -63,7 +63,12 @@ class MemoryTests(SynchronousTestCase):
             RawWebSocket(daemon.http_port, f"idle-{number}") for number in range(_CONNECTIONS)
         ]
         everyone = warm + connections
-        self.addCleanup(lambda: [connection.socket.close() for connection in everyone])
+
+        def close() -> None:
+            for connection in everyone:
+                connection.socket.close()
+
+        self.addCleanup(close)
         self.assertEqual(daemon.metric("connections_count_current"), len(everyone))
         cost = (self.settled(daemon) - before) / _CONNECTIONS
         self.assertLess(cost, _BYTES_PER_CONNECTION)

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -126,6 +127,7 @@ class Mixed:
             time.sleep(0.002)
 
     def _send_bad(self, client: Client) -> None:
+        code: int | grpc.StatusCode
         try:
             code = client.send("bad", [(self._type, b"good"), ("not a type", b"")]).code
         except grpc.RpcError as error:
@@ -254,7 +256,7 @@ class AgreementTests(MetricsCase):
                     "METRIC_STATSD_FLUSH_PERIOD_MS": 20,
                 }
             )
-            wait_until(lambda daemon=daemon: "trying on" in daemon.log(), "a line in the log")
+            wait_until(partial(daemon.logged, "trying on"), "a line in the log")
             with CODECS["grpc"](daemon, "client") as client:
                 self.assertTrue(client.send("a", [("click", b"1")]).ok)
             time.sleep(0.5)

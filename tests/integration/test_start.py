@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+from functools import partial
 from typing import ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -42,7 +43,7 @@ class RunningTests(SynchronousTestCase):
                 answer = client.send(codec, [("click", b'{"of":"%s"}' % codec.encode())])
             self.assertTrue(answer.ok, answer)
             self.assertEqual(answer.guid, codec)
-            wait_until(lambda codec=codec: f'{{"of":"{codec}"}}' in daemon.log(), "its log line")
+            wait_until(partial(daemon.logged, f'{{"of":"{codec}"}}'), "its log line")
 
     def test_daemonised(self) -> None:
         """Without -n it goes to the background, serves events, and stops by its pid file."""
@@ -170,7 +171,8 @@ class RefusalTests(SynchronousTestCase):
         """A port that somebody else listens on."""
         listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         self.addCleanup(listener.close)
-        return listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+        return port
 
     def test_http_port_taken(self) -> None:
         """A taken HTTP port is named."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -398,7 +399,7 @@ class RunningTests(SynchronousTestCase):
         for number in range(8):
             with CODECS["rest-json"](daemon, "client") as client:
                 self.assertTrue(client.send("", [("t", b'{"number":%d}' % number)]).ok)
-            wait_until(lambda number=number: f'{{"number":{number}}}' in daemon.log(), "its line")
+            wait_until(partial(daemon.logged, f'{{"number":{number}}}'), "its line")
         lines = [line for line in daemon.log().splitlines() if '"number"' in line]
         self.assertTrue(all(re.search(r" worker=[01]$", line) for line in lines), lines)
         os.kill(int(daemon.pid_file.read_text()), signal.SIGTERM)

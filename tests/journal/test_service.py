@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import capturedLogs
 from twisted.python.monkey import MonkeyPatcher
@@ -21,7 +22,7 @@ from tests.edge_fakes import NOW, json_body, protobuf_body
 from tests.journal.rig import JournalCase, lasting
 
 TRANSIENT = PublishError(1, 1, ["timed out"])
-FULL = {"max_bytes": 8 << 20, "segment_bytes": 1 << 20}
+FULL: dict[str, Any] = {"max_bytes": 8 << 20, "segment_bytes": 1 << 20}
 
 
 class LevelTwoTests(JournalCase):

@@ -170,7 +170,7 @@ class ReadTests(StoreCase):
 class FailureTests(StoreCase):
     """The disk does not take what is written."""
 
-    def fail(self, store: Store) -> None:
+    def break_disk(self, store: Store) -> None:
         """Have the next write fail."""
         assert store._connection is not None
         store._connection.close(True)
@@ -180,7 +180,7 @@ class FailureTests(StoreCase):
         """After a failed write nothing is taken until a new segment is begun."""
         store = self.open()
         place = store.write(stored([make_record("a")]), [])
-        self.fail(store)
+        self.break_disk(store)
         self.assertRaises(JournalError, store.write, stored([make_record("b")]), [])
         store.reopen()
         self.assertEqual(files.position(2, 0), store.write(stored([make_record("c")]), [place]))
@@ -207,7 +207,7 @@ class FailureTests(StoreCase):
         assert segment is not None
         assert connection is not None
         files.insert(connection, segment.total, stored([make_record("doubtful")]), [])
-        self.fail(store)
+        self.break_disk(store)
         store.reopen()
         place = store.write(stored([make_record("b")]), [])
         found, _ = store.read(-1, place, frozenset(), 100, 1 << 30)

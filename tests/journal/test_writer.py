@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
+from itertools import repeat
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -37,6 +37,17 @@ class FailingStore(Store):
         if self.failing:
             raise JournalError("no disk")
         super().carry()
+
+
+class KnownLoad(Load):
+    """Is what the test says, one after the other."""
+
+    def __init__(self, shares: Iterable[float]) -> None:
+        super().__init__()
+        self._shares = iter(shares)
+
+    def share(self) -> float:
+        return next(self._shares)
 
 
 class Seen:
@@ -261,7 +272,7 @@ class WriterTests(StoreCase):
         slept: list[float] = []
         self.patch(self.writer._enough, "wait", slept.append)
         self.writer._delay = 0.5
-        self.writer._load = SimpleNamespace(share=iter([1.0, 0.5, 0.0]).__next__)
+        self.writer._load = KnownLoad([1.0, 0.5, 0.0])
         self.writer.start()
         for name in "abc":
             self.writer.put(make_entry(name))
@@ -272,7 +283,7 @@ class WriterTests(StoreCase):
     def test_waits_no_longer_than_for_enough(self) -> None:
         """Once there are many the commit comes, each time."""
         self.writer._delay = 60
-        self.writer._load = SimpleNamespace(share=lambda: 1.0)
+        self.writer._load = KnownLoad(repeat(1.0))
         self.writer.start()
         for _ in range(2):
             entries = [make_entry(f"{number}") for number in range(_ENOUGH_REQUESTS)]

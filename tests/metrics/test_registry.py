@@ -78,8 +78,8 @@ class NameTests(SynchronousTestCase):
     def test_relied_on(self) -> None:
         """Every metric that dashboards rely on is exposed under its name and labels."""
         exposed: dict[str, set[str]] = {}
-        for name, labels in samples(self.metrics):
-            exposed.setdefault(name, set()).update(label for label, _ in labels)
+        for name, series in samples(self.metrics):
+            exposed.setdefault(name, set()).update(label for label, _ in series)
         for name, (kind, labels) in RELIED_ON.items():
             if kind == HISTOGRAM:
                 self.assertEqual(labels | {"le"}, exposed.get(f"{name}_bucket"), name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from raccoon.collector import Collector
 from raccoon.config import EventSettings, MetricSettings, WorkerSettings
-from raccoon.metrics.registry import Metrics
+from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsService, _Scrape
 from tests.fakes import FakePublisher, ThreadlessClock, make_request
 
@@ -91,9 +93,14 @@ class TakeTests(SynchronousTestCase):
 
         In another thread, events could change sides while they are added up.
         """
-        taken = []
-        scrape = _Scrape(IdlePool(), lambda: taken.append(1) or self.service.take(), "/metrics")
-        request = DummyRequest([b""])
+        taken: list[int] = []
+
+        def take() -> Snapshot:
+            taken.append(1)
+            return self.service.take()
+
+        scrape = _Scrape(IdlePool(), take, "/metrics")
+        request: Any = DummyRequest([b""])
         request.path = b"/metrics"
         self.assertEqual(NOT_DONE_YET, scrape.render_GET(request))
         self.assertEqual([1], taken)

@@ -20,7 +20,7 @@ from raccoon.metrics.statsd import (
     datagrams,
     tagged,
 )
-from tests.fakes import ThreadlessClock
+from tests.fakes import FakeObserver, ThreadlessClock
 
 TABLE = {metric.name: metric for metric in METRICS}
 RX = TABLE["events_rx_total"]
@@ -378,10 +378,14 @@ class ServiceTests(SynchronousTestCase):
             PERIOD,
             self.pool,
         )
-        self.logged: list[str] = []
-        observer = lambda event: self.logged.append(event.get("log_format", ""))  # noqa: E731
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        self.observer = FakeObserver()
+        globalLogPublisher.addObserver(self.observer)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observer)
+
+    @property
+    def logged(self) -> list[str]:
+        """What was logged, without its fields."""
+        return [event.get("log_format", "") for event in self.observer.events]
 
     def run_pool(self) -> None:
         self.pool.run()

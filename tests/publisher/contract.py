@@ -24,6 +24,7 @@ from raccoon.publisher import PublisherContext
 from raccoon.request import CollectRequest
 from tests.fakes import FakeMetrics, make_request
 from tests.integration.waiting import wait_until
+from tests.mixin import Mixin
 
 WAIT = 60
 _SIZE = 200
@@ -83,7 +84,7 @@ def in_requests(topic: str, payloads: Sequence[bytes], events: int) -> list[Coll
     ]
 
 
-class Contract:
+class Contract(Mixin):
     """What holds wherever events go.
 
     Attributes:
@@ -91,16 +92,6 @@ class Contract:
     """
 
     publisher_class: Callable[[PublisherContext], Any]
-    id: Callable[[], str]
-    addCleanup: Callable[..., None]
-    patch: Callable[..., object]
-    assertEqual: Callable[..., None]
-    assertLess: Callable[..., None]
-    assertGreater: Callable[..., None]
-    assertIn: Callable[..., None]
-    assertTrue: Callable[..., None]
-    assertFalse: Callable[..., None]
-    assertIsInstance: Callable[..., None]
 
     def environment(self) -> dict[str, str]:
         """The variables that lead the publisher to its destination."""
@@ -175,7 +166,7 @@ class Contract:
         publisher = self.open()
         first, second = self.topic("-a"), self.topic("-b")
         payloads = make_payloads(60)
-        requests = []
+        requests: list[CollectRequest] = []
         left = list(payloads)
         while left:
             some, left = left[: len(requests)], left[len(requests) :]

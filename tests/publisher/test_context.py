@@ -16,8 +16,10 @@ def context(**environment: str) -> PublisherContext:
 class PartitionKeyTests(SynchronousTestCase):
     """EVENT_PARTITION_KEY."""
 
-    def key(self, choice: str, longest: int = 256, **client: str) -> str | None:
-        request = make_request("guid-1", **client)
+    def key(
+        self, choice: str, longest: int = 256, client: str = "client", group: str = "group"
+    ) -> str | None:
+        request = make_request("guid-1", client=client, group=group)
         return context(EVENT_PARTITION_KEY=choice).partition_key(request, "click", longest)
 
     def test_none(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import KafkaSettings, Settings
 from raccoon.errors import PublishError, StartError
+from raccoon.interfaces import Outcome
 from raccoon.publisher import PublisherContext, kafka
 from raccoon.publisher.kafka import KafkaPublisher
 from raccoon.publisher.partitions import Partitions
@@ -56,12 +57,12 @@ class PublisherInMemory(KafkaPublisher):
 
     def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
         on_error = partial(self._on_error, kafka._ALONE if besides else kafka._MAIN)
-        producer: Any = FakeProducer(on_error, self._capacity)
+        producer = FakeProducer(on_error, self._capacity)
         producer.reachable = self._reachable
         if besides:
             producer.failures = self.alone
         self.created.put(producer)
-        return producer
+        return cast("Producer", producer)
 
 
 def make_context(
@@ -91,6 +92,12 @@ def make_context(
     )
 
 
+def later(outcome: Outcome) -> Future[PublishError | None]:
+    """An outcome that was not there yet."""
+    assert isinstance(outcome, Future)
+    return outcome
+
+
 class KafkaTestCase(SynchronousTestCase):
     """A started publisher on a producer in memory."""
 
@@ -116,9 +123,9 @@ class KafkaTestCase(SynchronousTestCase):
         """Have the partitions of some types' topics known, where they are to be chosen."""
         if self.publisher._partitions is None:
             return
-        self.publisher._partitions = Partitions(first_seconds=0)
+        partitions = self.publisher._partitions = Partitions(first_seconds=0)
         self.publish(make_request(events=[(event_type, b"first") for event_type in event_types]))
-        wait_until(lambda: not self.publisher._partitions._due, "an answer")
+        wait_until(lambda: not partitions._due, "an answer")
         self.producer.asked.clear()
 
     def publish(self, *requests: CollectRequest) -> list[Any]:
@@ -338,7 +345,7 @@ class PartitionTests(KafkaTestCase):
             self.publish(make_request(events=[("click", b"quick")]))
         self.assertNotIn(slow, self.producer.asked[-20:])
         self.producer.release()
-        self.assertIsNone(outcome.result(WAIT))
+        self.assertIsNone(later(outcome).result(WAIT))
         for _ in range(20):
             self.publish(make_request(events=[("click", b"quick")]))
         self.assertIn(slow, self.producer.asked[-20:])
@@ -371,6 +378,7 @@ class PartitionTests(KafkaTestCase):
         (outcome,) = self.publish(make_request(events=[("click", b"bad")]))
         self.check_failed(outcome, 1, 1)
         self.assertEqual({}, outcome.lasting)
+        assert self.publisher._partitions is not None
         self.assertNotIn("clickstream-click-log", self.publisher._partitions._topics)
 
 
@@ -474,7 +482,7 @@ class KeyTests(KafkaTestCase):
         self.producer.held.add(b"1")
         outcomes = self.publisher.publish([make_request(events=[("click", b"1"), ("click", b"2")])])
         self.producer.release()
-        outcome = outcomes[0].result(WAIT)
+        outcome = later(outcomes[0]).result(WAIT)
         self.check_failed(outcome, 1, 2, KafkaError(KafkaError._QUEUE_FULL).str())
 
     def test_batch_too_large(self) -> None:
@@ -628,14 +636,15 @@ class NewTopicTests(KafkaTestCase):
         late, mixed = self.publisher.publish(
             [held, make_request("b", [("one", b"1"), ("three", b"3"), ("four", b"4")])]
         )
-        self.assertFalse(late.done())
+        self.assertFalse(later(late).done())
         self.check_failed(mixed, 3, 3, "too many new event types at once, retry")
+        assert isinstance(mixed, PublishError)
         self.assertEqual({}, mixed.lasting)
         self.assertEqual({b"held"}, {value for _, value in self.producer.accepted})
         labels = ("clickstream-three-log", "group", "three")
         self.assertEqual(self.metrics.total("kafka_messages_undelivered_total", labels), 1)
         self.producer.release()
-        self.assertIsNone(late.result(WAIT))
+        self.assertIsNone(later(late).result(WAIT))
         new = [(f"new-{number}", b"n") for number in range(10)]
         for event in new:
             self.assertEqual([None], self.publish(make_request("c", [event])))
@@ -695,7 +704,8 @@ class NewTopicTests(KafkaTestCase):
             )
             self.producer.topics.add("clickstream-there-log")
             self.producer.failures[b"2"] = KafkaError.UNKNOWN_TOPIC_OR_PART
-            self.check_failed(*self.publish(make_request("a", [("gone", b"2")])), 1, 1)
+            (outcome,) = self.publish(make_request("a", [("gone", b"2")]))
+            self.check_failed(outcome, 1, 1)
             request = make_request("b", [("there", b"1"), ("other", b"1")])
             (outcome,) = self.publish(request)
             if reachable:
@@ -775,7 +785,7 @@ class QueueFullTests(KafkaTestCase):
         self.producer.held.add(b"1")
         outcomes = self.publisher.publish([make_request(events=[("click", b"1"), ("click", b"2")])])
         self.producer.release()
-        outcome = outcomes[0].result(WAIT)
+        outcome = later(outcomes[0]).result(WAIT)
         self.check_failed(outcome, 1, 2, KafkaError(KafkaError._QUEUE_FULL).str())
 
 
@@ -840,7 +850,7 @@ class CloseTests(KafkaTestCase):
         (late,) = self.publisher.publish([make_request(events=[("click", b"slow")] * 5)])
         self.producer.flush = self.release_and_flush  # type: ignore[method-assign]
         self.assertEqual(self.publisher.close(0.1), 0)
-        self.assertIsNone(late.result(WAIT))
+        self.assertIsNone(later(late).result(WAIT))
 
     def release_and_flush(self, timeout: float) -> int:
         self.producer.release()
@@ -858,8 +868,8 @@ class CloseTests(KafkaTestCase):
         )
         self.assertEqual(self.publisher.close(0.01), 7)
         self.assertIsNone(done)
-        self.check_failed(mixed.result(WAIT), 2, 3, "shutting down")
-        self.check_failed(stuck.result(WAIT), 5, 5, "shutting down")
+        self.check_failed(later(mixed).result(WAIT), 2, 3, "shutting down")
+        self.check_failed(later(stuck).result(WAIT), 5, 5, "shutting down")
         labels = ("clickstream-click-log", "group", "click")
         self.assertEqual(self.metrics.total("kafka_messages_delivered_total", labels), 5)
         self.assertEqual(self.metrics.total("kafka_messages_undelivered_total", labels), 7)
@@ -978,7 +988,7 @@ class FatalErrorTests(KafkaTestCase):
         (late,) = self.publisher.publish([make_request(events=[("click", b"stuck")] * 2)])
         with self.assertLogs(kafka.__name__, "WARNING"):
             self.break_down()
-            return late.result(WAIT)
+            return later(late).result(WAIT)
 
     def test_what_was_in_flight_fails(self) -> None:
         """Requests whose events the old producer still held fail, so that clients may retry."""
@@ -1150,7 +1160,10 @@ class OptionTests(SynchronousTestCase):
             producer = self.make(delivery_report_only_error=value)._create()
             reported: list[int] = []
 
-            def report(error: KafkaError, _: Message, reported: list[int] = reported) -> None:
+            def report(
+                error: KafkaError | None, _: Message, reported: list[int] = reported
+            ) -> None:
+                assert error is not None
                 reported.append(error.code())
 
             held = weakref.ref(report)

@@ -227,7 +227,7 @@ class KeyTests(KinesisTestCase):
 
     def test_another_shard(self) -> None:
         """A record without a key that is refused goes again with another random one."""
-        keys = []
+        keys: list[str] = []
         put = self.api.put_records
 
         def put_records(**arguments: Any) -> Any:

@@ -227,7 +227,9 @@ class CallTests(SynchronousTestCase):
             "ResponseMetadata": {"HTTPStatusCode": status},
         }
         self.api.raising = [ClientError(response, "PutRecords")]
-        return self.assertRaises(RefusedError, self.client.put, "s", [(b"1", "k")])
+        put = self.client.put
+        error: RefusedError = self.assertRaises(RefusedError, put, "s", [(b"1", "k")])
+        return error
 
     def test_kinds_of_refusals(self) -> None:
         """A missing stream, throttling, a limit, a bad argument and a bad hour are told apart."""

@@ -25,7 +25,7 @@ class LogPublisherTests(SynchronousTestCase):
         with self.assertLogs("raccoon.publisher.log", "INFO") as logged:
             outcomes = self.publisher.publish(requests)
         return outcomes, [
-            {**record.fields, "text": record.getMessage()} for record in logged.records
+            {**vars(record)["fields"], "text": record.getMessage()} for record in logged.records
         ]
 
     def test_interface(self) -> None:

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.identification import Identifier
 from raccoon.workers.claims import Claims, SharedTable
-from tests.edge_fakes import CLOSE, Edge, client_frame, json_body, upgrade_request
+from tests.edge_fakes import CLOSE, Edge, HttpClient, client_frame, json_body, upgrade_request
 
 A, B = Identifier("a", "group"), Identifier("b", "group")
 
@@ -62,7 +62,7 @@ class SharedTableTests(SynchronousTestCase):
         )
         self.edge.websocket.table = self.table
 
-    def begin(self, id: str, more: bytes = b"") -> object:
+    def begin(self, id: str, more: bytes = b"") -> HttpClient:
         """A client that asks for an upgrade, with what else it sends at once."""
         client = self.edge.connect()
         client.send(upgrade_request(id) + more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,7 +170,7 @@ class StartTests(ParentTestCase):
 
     def test_cores(self) -> None:
         """Each worker has a core of its own where there are enough, else none is bound."""
-        self.patch(parent.os, "sched_getaffinity", lambda _: {5, 3, 9})
+        self.patch(os, "sched_getaffinity", lambda _: {5, 3, 9})
         self.assertEqual([3, 5, 9], [parent.core_of(index, 3) for index in range(3)])
         self.assertIsNone(parent.core_of(0, 4))
 

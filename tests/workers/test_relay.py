@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.logs import format_line
 from raccoon.workers.relay import Relay, format_relayed
+from tests.fakes import FakeObserver
 
 NOW = 1_700_000_000.0
 
@@ -23,10 +24,10 @@ class RelayTests(SynchronousTestCase):
 
     def event(self, text: str, **fields: object) -> dict[str, Any]:
         """What a logger in a worker emits."""
-        emitted: list[dict[str, Any]] = []
-        logger = Logger("raccoon.origin", observer=emitted.append)  # type: ignore[arg-type]
+        observer = FakeObserver()
+        logger = Logger("raccoon.origin", observer=observer)
         logger.warn(text, **fields)
-        return {**emitted[0], "log_time": NOW}
+        return {**observer.events[0], "log_time": NOW}
 
     def lines(self) -> list[str | None]:
         return [format_line(event) for event in self.events]
@@ -43,13 +44,13 @@ class RelayTests(SynchronousTestCase):
 
     def test_failure(self) -> None:
         """A traceback comes along."""
-        emitted: list[dict[str, Any]] = []
-        logger = Logger("raccoon.origin", observer=emitted.append)  # type: ignore[arg-type]
+        observer = FakeObserver()
+        logger = Logger("raccoon.origin", observer=observer)
         try:
             raise ValueError("broken")
         except ValueError:
             logger.failure("it failed")
-        relayed = format_relayed({**emitted[0], "log_time": NOW})
+        relayed = format_relayed({**observer.events[0], "log_time": NOW})
         assert relayed is not None
         self.relay.received(relayed.encode(), NOW)
         (line,) = self.lines()

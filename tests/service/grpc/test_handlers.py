@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.service.grpc import handlers
 from raccoon.service.grpc.handlers import blocking_handler, direct_handler, make_handler
 from raccoon.service.grpc.servicer import Answer, Metadata
+from tests.mixin import Mixin
 
 SERVICE, METHOD = "test.Echo", "Call"
 PATIENCE = 20  # seconds that no test should ever wait
@@ -42,10 +43,10 @@ class Serve:
             assert self._came.acquire(timeout=PATIENCE), "no call came"
 
 
-class HandlerTests:
+class HandlerTests(Mixin):
     """The contract of a handler."""
 
-    make: ClassVar[Callable[[Any], grpc.RpcMethodHandler]]
+    make: ClassVar[Callable[[handlers.Serve], handlers.Handler]]
     threads = 16
 
     def setUp(self) -> None:
@@ -59,8 +60,10 @@ class HandlerTests:
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}")
-        self.method = self.channel.unary_unary(f"/{SERVICE}/{METHOD}")
-        self.addCleanup(self._end)  # type: ignore[attr-defined]
+        self.method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            f"/{SERVICE}/{METHOD}"
+        )
+        self.addCleanup(self._end)
 
     def _end(self) -> None:
         self.channel.close()
@@ -75,9 +78,9 @@ class HandlerTests:
     def check_failed(self, call: Any, code: grpc.StatusCode, details: str = "") -> None:
         """The call ends with this code."""
         error = call.exception(timeout=PATIENCE)
-        self.assertIsInstance(error, grpc.RpcError)  # type: ignore[attr-defined]
-        self.assertEqual(error.code(), code)  # type: ignore[attr-defined]
-        self.assertIn(details, error.details())  # type: ignore[attr-defined]
+        self.assertIsInstance(error, grpc.RpcError)
+        self.assertEqual(error.code(), code)
+        self.assertIn(details, error.details())
 
 
 class Contract(HandlerTests):

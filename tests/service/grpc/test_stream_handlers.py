@@ -24,6 +24,7 @@ from raccoon.service.grpc import stream_handlers
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.stream import StreamServicer
 from raccoon.service.grpc.stream_handlers import (
+    Handler,
     Open,
     blocking_stream_handler,
     direct_stream_handler,
@@ -32,6 +33,7 @@ from raccoon.service.grpc.stream_handlers import (
 from raccoon.service.rest.resource import Codec
 from tests.edge_fakes import FakeCollector, make_settings, protobuf_body, read_protobuf
 from tests.fakes import FakeMetrics
+from tests.mixin import Mixin
 
 SERVICE, METHOD = "test.Stream", "Send"
 METADATA = (("x-user-id", "phone"),)
@@ -91,7 +93,9 @@ class Client:
 
     def __init__(self, channel: grpc.Channel, metadata: Any = METADATA, timeout: float = PATIENCE):
         self._requests: SimpleQueue[bytes | None] = SimpleQueue()
-        method = channel.stream_stream(f"/{SERVICE}/{METHOD}")
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(
+            f"/{SERVICE}/{METHOD}"
+        )
         self.call: Any = method(iter(self._requests.get, None), metadata=metadata, timeout=timeout)
 
     def send(self, *bodies: bytes) -> Self:
@@ -113,10 +117,10 @@ class Client:
         return [read_protobuf(body)["data"]["req_guid"] for body in self.call]
 
 
-class Contract:
+class Contract(Mixin):
     """What a client may rely on, with either handler."""
 
-    make: ClassVar[Callable[[Open], grpc.RpcMethodHandler]]
+    make: ClassVar[Callable[[Open], Handler]]
     threads = 16
 
     def setUp(self) -> None:

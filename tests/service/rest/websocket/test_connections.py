@@ -55,7 +55,8 @@ class ConnectionTableTests(SynchronousTestCase):
         return FakeConnection(Clock(), id=id, group=group)
 
     def refusal(self, connection: FakeConnection) -> str:
-        return self.assertRaises(RefusedError, self.table.add, connection).reason
+        error: RefusedError = self.assertRaises(RefusedError, self.table.add, connection)
+        return error.reason
 
     def test_added_and_removed(self) -> None:
         """A connection is in the table from `add` to `remove`, and counted by its group."""

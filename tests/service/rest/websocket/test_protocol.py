@@ -248,7 +248,12 @@ class MessageTests(EdgeTestCase):
             client.text(json_body(guid))
         writes: list[bytes] = []
         write = client.socket.write
-        self.patch(client.socket, "write", lambda data: (writes.append(data), write(data)))
+
+        def note(data: bytes) -> None:
+            writes.append(data)
+            write(data)
+
+        self.patch(client.socket, "write", note)
         for settled in ((0, 1, 2), (3, 4, 5)):
             for index in settled:
                 edge.collector.deliver(index)
