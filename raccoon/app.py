@@ -113,7 +113,7 @@ class RaccoonService(MultiService):
             settings.worker, settings.event, self.metrics, reactor.seconds, self._journal
         )
         if self._journal is not None:
-            self._journal.attach(self.collector.admit, self.collector.waiting)
+            self._journal.attach(self.collector.readmit, self.collector.waiting)
         self.health = Health(self.collector, publisher, self._journal)
         websocket = EventWebSocketFactory(
             reactor,

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal, IMetrics
-from raccoon.request import CollectRequest
+from raccoon.request import CollectRequest, Requests
 
 # A client that was held back goes on when this part of the queue is free again.
 _ROOM = 0.5
@@ -44,6 +44,16 @@ class RequestQueue(DeferredQueue[CollectRequest]):
         if self.pending:  # else somebody who waited has it
             self._payload_bytes += obj.payload_bytes
             self._tell_if_enough()
+
+    def put_all(self, requests: Requests) -> None:
+        """Add requests, oldest first, without a look at each unless somebody waits for one."""
+        if self.waiting:
+            for request in requests.each:
+                self.put(request)
+            return
+        self.pending += requests.each
+        self._payload_bytes += requests.payload_bytes
+        self._tell_if_enough()
 
     def get(self) -> Deferred[CollectRequest]:
         """Fires with the oldest request, once there is one."""
@@ -139,19 +149,18 @@ class Collector:
                 return self._collect_to_journal(request)
             return self._refuse(request, "overloaded")
         if self._ack_level == 0:
-            self.admit(request)
+            self._admit(request)
             return succeed(None)
         request.acknowledged = Deferred()
-        self.admit(request)
+        self._admit(request)
         return request.acknowledged
 
-    def admit(self, request: CollectRequest) -> None:
-        """Put a request into the queue; the journal brings its own back by this."""
-        self.unsettled_bytes += request.size
-        self.unsettled_requests += 1
-        self.unsettled_events += len(request.types)
-        request.queued_at = self._seconds()
-        self.queue.put(request)
+    def readmit(self, requests: Requests) -> None:
+        """Put requests into the queue that the journal brings back."""
+        self.unsettled_bytes += requests.size
+        self.unsettled_requests += len(requests.each)
+        self.unsettled_events += requests.events
+        self.queue.put_all(requests)
 
     def settle(self, request: CollectRequest, error: PublishError | None) -> tuple[int, int]:
         """Record the outcome of a request that was admitted; each is settled once.
@@ -227,6 +236,13 @@ class Collector:
         waiting, used = self._taken()
         return max(waiting / self._max_waiting, used / self._max_bytes)
 
+    def _admit(self, request: CollectRequest) -> None:
+        self.unsettled_bytes += request.size
+        self.unsettled_requests += 1
+        self.unsettled_events += len(request.types)
+        request.queued_at = self._seconds()
+        self.queue.put(request)
+
     def _has_room(self) -> bool:
         return self._ack_level == 2 or self.fullness() <= _ROOM
 
@@ -259,7 +275,7 @@ class Collector:
         in_memory = self._fits(request) and request.size <= journal.memory_left(self._taken()[1])
         journal.add(request, in_memory)
         if in_memory:
-            self.admit(request)
+            self._admit(request)
         return acknowledged
 
     def _refuse(self, request: CollectRequest, label: str, reason: str = "") -> Deferred[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
@@ -28,7 +28,7 @@ class CollectRequest:
         payloads: each event's bytes, in order.
         by_type: each type that occurs, with the bytes of its events, in order.
         received_at: Unix seconds when it was read.
-        queued_at: Unix seconds when it was admitted.
+        queued_at: Unix seconds when it was admitted, or read from the journal.
         published_at: Unix seconds when it was published; None before.
         payload_bytes: of all its events.
         batch_bytes: about what they take in a batch of the destination, more rather than less.
@@ -80,6 +80,32 @@ class CollectRequest:
         self.on_failed = on_failed
         self.acknowledged: Deferred[None] | None = None
         self.entry: Any = None
+
+
+class Requests(NamedTuple):
+    """Some requests, and what they are together.
+
+    Attributes:
+        each: of them, oldest first.
+        events: how many they hold.
+        payload_bytes: of all their events.
+        size: bytes of memory they are charged with.
+    """
+
+    each: list[CollectRequest]
+    events: int
+    payload_bytes: int
+    size: int
+
+    @classmethod
+    def of(cls, each: list[CollectRequest]) -> Requests:
+        """These requests."""
+        return cls(
+            each,
+            sum([len(request.types) for request in each]),
+            sum([request.payload_bytes for request in each]),
+            sum([request.size for request in each]),
+        )
 
 
 def _by_type(types: list[str], payloads: list[bytes]) -> dict[str, list[bytes]]:

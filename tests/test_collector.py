@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -12,7 +14,7 @@ from raccoon.collector import Collector, RequestQueue, failure_value
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal
-from raccoon.request import CollectRequest
+from raccoon.request import CollectRequest, Requests
 from tests.fakes import FakeJournal, FakeMetrics, make_request
 
 FAILED = PublishError(1, 1, ["no broker"])
@@ -113,6 +115,24 @@ class QueueTests(SynchronousTestCase):
         queue.put(make_request())
         self.assertEqual(["enough"], told)
 
+    def test_many_at_once(self) -> None:
+        """Many that are added at once are as many that are added one by one."""
+        requests = [make_request(events=[("t", b"x" * size)]) for size in (30, 20, 10)]
+        for waits in (False, True):
+            queue = RequestQueue(100)
+            told: list[str] = []
+            got = queue.get() if waits else None
+            queue.put_all(Requests.of(requests))
+            if got is not None:
+                self.assertIs(requests[0], self.successResultOf(got))
+                queue.put_back(requests[0])
+            self.assertEqual(requests, queue.pending)
+            queue.when_enough(90, partial(told.append, "enough"))
+            queue.put_all(Requests.of([make_request(events=[("t", b"")])] * 4))
+            self.assertEqual([], told)
+            queue.put_all(Requests.of([make_request(events=[("t", b"x" * 30)])]))
+            self.assertEqual(["enough"], told)
+
     def test_enough_is_asked_no_more(self) -> None:
         """Who asks again, or no more, is not told of what was asked before."""
         queue, told = RequestQueue(1), []
@@ -141,6 +161,25 @@ class AdmissionTests(CollectorTestCase):
         self.assertEqual(5, request.queued_at)
         self.assertEqual(
             (1, 2, request.size),
+            (
+                collector.unsettled_requests,
+                collector.unsettled_events,
+                collector.unsettled_bytes,
+            ),
+        )
+
+    def test_readmitted(self) -> None:
+        """So is what the journal brings back, whatever the bounds are."""
+        collector = self.make(max_requests=1, max_bytes=1)
+        requests = [make_request(events=[("t", b"ab"), ("t", b"c")]) for _ in range(3)]
+        collector.readmit(Requests.of(requests))
+        self.assertEqual(requests, collector.queue.pending)
+        self.assertEqual((3, 6), (collector.unsettled_requests, collector.unsettled_events))
+        self.assertEqual(3 * requests[0].size, collector.unsettled_bytes)
+        for request in collector.queue.take(3):
+            self.assertEqual((2, 0), collector.settle(request, None))
+        self.assertEqual(
+            (0, 0, 0),
             (
                 collector.unsettled_requests,
                 collector.unsettled_events,

@@ -16,7 +16,7 @@ from raccoon.journal.body import UnreadableError, decode_body
 from raccoon.journal.record import Record
 from raccoon.journal.store import Store
 from raccoon.journal.writer import Entry
-from raccoon.request import CollectRequest
+from raccoon.request import CollectRequest, Requests
 
 # On their way at once, and as much again as a commit holds; read in pieces, so that there is always
 # a group to publish next.
@@ -50,11 +50,13 @@ class Return(NamedTuple):
     """What came back from disk in one read.
 
     Attributes:
+        positions: of all.
         requests: each with its entry.
         unreadable: the others.
     """
 
-    requests: list[CollectRequest]
+    positions: list[int]
+    requests: Requests
     unreadable: list[Unreadable]
 
 
@@ -165,20 +167,24 @@ class Replay:
     def _read(self, after: int, upto: int) -> tuple[Return, int]:
         """In the keeper's thread."""
         found, cursor = self._store.read(after, upto, self._resident, _PIECE_REQUESTS, _PIECE_BYTES)
-        came = Return([], [])
+        requests: list[CollectRequest] = []
+        unreadable: list[Unreadable] = []
+        now = self._seconds()
         for position, record in found:
             try:
-                came.requests.append(self._request(position, record))
+                requests.append(self._request(position, record, now))
             except (UnreadableError, LimitError) as error:
-                came.unreadable.append(Unreadable(position, record, str(error)))
-        return came, cursor
+                unreadable.append(Unreadable(position, record, str(error)))
+        positions = [position for position, _ in found]
+        return Return(positions, Requests.of(requests), unreadable), cursor
 
-    def _request(self, position: int, record: Record) -> CollectRequest:
+    def _request(self, position: int, record: Record, now: float) -> CollectRequest:
         request = CollectRequest(
             Identifier(record.client, record.group),
             self._check(decode_body(record.form, record.body)),
             record.received_at,
         )
+        request.queued_at = now
         # The entry does not have the request: a cycle would wait for the collector.
         request.entry = entry = Entry(record, None)
         entry.record = None
@@ -191,12 +197,12 @@ class Replay:
         if self._until() < 0:
             return False
         self._cursor = cursor
-        if came.requests:
-            self._oldest = came.requests[0].received_at
-        self.on_way += len(came.requests)
-        self.on_way_bytes += sum(request.size for request in came.requests)
+        if came.requests.each:
+            self._oldest = came.requests.each[0].received_at
+        self.on_way += len(came.requests.each)
+        self.on_way_bytes += came.requests.size
         self._take(came)
-        return bool(came.requests or came.unreadable)
+        return bool(came.positions)
 
     def _read_ended(self, found: bool | None) -> None:
         self._reading = False

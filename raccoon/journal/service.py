@@ -29,7 +29,7 @@ from raccoon.journal.replay import Replay, Return
 from raccoon.journal.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
-from raccoon.request import CollectRequest
+from raccoon.request import CollectRequest, Requests
 
 _PUMP_SECONDS = 0.02
 _TIDY_SECONDS = 0.5
@@ -103,7 +103,7 @@ class JournalService(Service):
         # On the way to disk: requests, and dead letters.
         self._inbox_bytes = self._burying_bytes = 0
         self._broken = ""
-        self._readmit: Callable[[CollectRequest], None] = lambda request: None
+        self._readmit: Callable[[Requests], None] = lambda requests: None
         self._replay = Replay(
             self._store,
             Checks(NO_LIMITS, event).check,
@@ -138,7 +138,7 @@ class JournalService(Service):
         # On the way to the disk, and in no other place.
         self.in_transit_events = 0
 
-    def attach(self, readmit: Callable[[CollectRequest], None], queued: Callable[[], int]) -> None:
+    def attach(self, readmit: Callable[[Requests], None], queued: Callable[[], int]) -> None:
         """Say where requests go that come back from disk, and how many wait there."""
         self._readmit = readmit
         self._replay.attach(queued)
@@ -504,17 +504,13 @@ class JournalService(Service):
         return self._last_position if waits and self._burying_bytes < _LETTERS_BYTES else -1
 
     def _came_back(self, came: Return) -> None:
-        events = 0
-        for request in came.requests:
-            entry = request.entry
-            events += entry.events
-            self._resident.add(entry.position)
-            self._readmit(request)
+        self._resident.update(came.positions)
+        events = came.requests.events
+        self._readmit(came.requests)
         for position, record, problem in came.unreadable:
             events += record.events
-            self._resident.add(position)
             self._bury(record, {"": record.events}, problem, position, None)
-        self._wait(-len(came.requests) - len(came.unreadable), -events)
+        self._wait(-len(came.positions), -events)
 
     def _replay_letters(self) -> None:
         """Take back the letters that `raccoon-journal replay` chose."""

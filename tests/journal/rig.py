@@ -103,7 +103,7 @@ class JournalCase(DirectoryCase):
         self.collector = Collector(
             settings.worker, settings.event, self.metrics, self.clock.seconds, self.journal
         )
-        self.journal.attach(self.collector.admit, self.collector.waiting)
+        self.journal.attach(self.collector.readmit, self.collector.waiting)
         self.worker = WorkerService(
             self.clock, self.collector, self.publish, self.publisher, settings.worker, self.metrics
         )

@@ -116,6 +116,7 @@ class LevelTwoTests(JournalCase):
         self.collect("new", ("click", "scroll"), sent_time=NOW)
         self.commit()
         self.publisher.reachable = True
+        self.turn(100)
         self.assertEqual(["0", "1", "new"], self.deliver_all())
         for request in (request for group in self.publish.groups for request in group):
             guid = request.guid
@@ -123,6 +124,7 @@ class LevelTwoTests(JournalCase):
             self.assertEqual([f"{guid}-0".encode(), f"{guid}-1".encode()], request.payloads)
             self.assertEqual(("phone", "group"), request.identifier)
             self.assertEqual(NOW, request.received_at)
+            self.assertGreaterEqual(request.queued_at, NOW + 100)
             self.assertEqual(int(NOW), request.sent_time)
             # Two that have each other would stay in memory until the collector runs.
             self.assertIsNone(request.entry.request)
