@@ -277,7 +277,8 @@ class RaccoonService(MultiService):
         yield deferLater(self._reactor, 0)  # who settled the last request counts it first
         left = self._worker.failed_events - failed_before + self.collector.unsettled_events
         if self._journal is not None:
-            kept = yield self._journal.close()
+            kept, lost = yield self._journal.close()
+            left += lost
             if kept:
                 self._logger.info("{kept} events wait in the journal for the next start", kept=kept)
         self.left = left

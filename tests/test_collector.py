@@ -128,9 +128,10 @@ class QueueTests(SynchronousTestCase):
                 queue.put_back(requests[0])
             self.assertEqual(requests, queue.pending)
             queue.when_enough(90, partial(told.append, "enough"))
-            queue.put_all(Requests.of([make_request(events=[("t", b"")])] * 4))
+            queue.put_all(Requests.of([make_request(events=[("t", b"")])] * 5))
+            queue.put_all(Requests.of([make_request(events=[("t", b"x" * 29)])]))
             self.assertEqual([], told)
-            queue.put_all(Requests.of([make_request(events=[("t", b"x" * 30)])]))
+            queue.put_all(Requests.of([make_request(events=[("t", b"x")])]))
             self.assertEqual(["enough"], told)
 
     def test_enough_is_asked_no_more(self) -> None:

@@ -179,11 +179,10 @@ class Replay:
         return Return(positions, Requests.of(requests), unreadable), cursor
 
     def _request(self, position: int, record: Record, now: float) -> CollectRequest:
-        request = CollectRequest(
-            Identifier(record.client, record.group),
-            self._check(decode_body(record.form, record.body)),
-            record.received_at,
-        )
+        batch = self._check(decode_body(record.form, record.body))
+        if len(batch.types) != record.events:
+            raise UnreadableError(f"{len(batch.types)} events instead of {record.events}")
+        request = CollectRequest(Identifier(record.client, record.group), batch, record.received_at)
         request.queued_at = now
         # The entry does not have the request: a cycle would wait for the collector.
         request.entry = entry = Entry(record, None)

@@ -197,19 +197,29 @@ class JournalService(Service):
 
     @inlineCallbacks
     def close(self) -> Any:
-        """Write what is left and give the directory back; fires with the events that wait there."""
+        """Write what is left, and give the directory back.
+
+        Returns:
+            Fires with the number of events that wait there, and of those that are lost: they were
+            answered, but could not be written.
+        """
         for loop in self._loops:
             loop.stop()
         self._loops = []
         self._damage.stop()
         if self._keeper is None or self._writer is None:
-            return 0
+            return 0, 0
         yield self._in_keeper(self._writer.stop)
         # What the writer said last comes through the reactor before this goes on.
         done: Deferred[None] = Deferred()
         self._reactor.callFromThread(done.callback, None)
         yield done
-        lost = sum(item.events for item in self._unwritten)
+        lost, waiting = 0, self.waiting_events
+        for item in self._unwritten:
+            if isinstance(item, LetterEntry) and item.position >= 0:
+                waiting += item.letter.record.events  # its request is still in the journal
+            else:
+                lost += item.events
         if lost:
             self._metrics.count("events_failed_total", lost)
             self._logger.error("{lost} events could not be written to the journal", lost=lost)
@@ -217,7 +227,7 @@ class JournalService(Service):
         keeper, self._keeper = self._keeper, None
         keeper.shutdown(wait=False)
         self._writer = None
-        return self.waiting_events
+        return waiting, lost
 
     def _close_files(self) -> None:
         self._store.close()

@@ -64,7 +64,7 @@ class JournalCase(DirectoryCase):
         super().setUp()
         self.patch(service, "Writer", SteppedWriter)
         self.patch(service, "ThreadPoolExecutor", InlineExecutor)
-        self.received = 0
+        self.received = self.lost = 0
 
     def start(
         self,
@@ -126,7 +126,7 @@ class JournalCase(DirectoryCase):
         self.turn()
         closing = self.journal.close()
         self.turn()
-        kept = self.successResultOf(closing)
+        kept, self.lost = self.successResultOf(closing)
         self.journal.stopService()
         assert isinstance(kept, int)
         return kept

@@ -65,7 +65,7 @@ class BodyTests(SynchronousTestCase):
         """Requests as they came, whatever the limits of this version are."""
         events = [("no name of a topic/", b"\x00\xff")] * 50_000
         batch = Batch("g" * 5000, NOW, [kind for kind, _ in events], [data for _, data in events])
-        deep = b'"other":' + b"[" * 190 + b"]" * 190
+        deep = b'"other":' + b"[" * 500 + b"]" * 500
         body = json_body(batch.guid, events)[:-1] + b"," + deep + b"}"
         self.assertEqual(batch, decode_body(JSON, body))
         self.assertEqual(batch, decode_body(PROTOBUF, protobuf_body(batch.guid, events)))

@@ -633,6 +633,33 @@ class FullTests(JournalCase):
         self.successResultOf(acknowledged)
         self.check(refused=2, journaled=1)
 
+    def test_disk_fails_at_the_stop(self) -> None:
+        """What was answered and can be neither delivered nor written then is told as lost."""
+        self.start(ack=0)
+        self.successResultOf(self.collect("a", ("click", "click")))
+        self.turn()
+        disk = self.break_disk()
+        self.assertEqual(0, self.stop())
+        self.assertEqual(2, self.lost)
+        disk.restore()
+
+    def test_letter_at_the_stop(self) -> None:
+        """A letter that cannot be written leaves its request in the journal."""
+        self.start()
+        self.publisher.reachable = False
+        self.collect("a", ("click", "click"))
+        self.commit()
+        self.publisher.reachable = True
+        self.turn(0.05)
+        disk = self.break_disk()
+        self.finish(lasting(2, 2))
+        self.assertEqual(2, self.stop())
+        self.assertEqual(0, self.lost)
+        disk.restore()
+        self.start()
+        self.assertEqual(["a"], self.deliver_all())
+        self.check(delivered=2)
+
     def test_disk_fails_while_it_is_published(self) -> None:
         """A request on its way to the destination is answered when it is there."""
         self.start()
