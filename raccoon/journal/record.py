@@ -47,12 +47,13 @@ def encode(record: Record) -> bytes:
     return zlib.crc32(rest).to_bytes(_CHECKED_FROM, "little") + rest
 
 
-def decode(stored: bytes) -> Iterator[Record]:
+def decode(stored: bytes) -> list[Record]:
     """The records of a group, in order.
 
     Raises:
         DamagedError: a checksum or a length does not hold.
     """
+    records = []
     offset = 0
     while offset < len(stored):
         if offset + _HEAD.size > len(stored):
@@ -61,25 +62,21 @@ def decode(stored: bytes) -> Iterator[Record]:
             stored, offset
         )
         end = offset + length
-        if length < _HEAD.size + client + group or end > len(stored):
+        group_at = offset + _HEAD.size + client
+        body_at = group_at + group
+        if not body_at <= end <= len(stored):
             raise DamagedError("a record's length is impossible")
         if zlib.crc32(stored[offset + _CHECKED_FROM : end]) != checksum:
             raise DamagedError("a record's checksum does not match")
-        at = offset + _HEAD.size
         try:
-            client_id = stored[at : at + client].decode()
-            group_name = stored[at + client : at + client + group].decode()
+            client_id = stored[offset + _HEAD.size : group_at].decode()
+            group_name = stored[group_at:body_at].decode()
         except UnicodeDecodeError as error:
             raise DamagedError(f"a record's client is no text: {error.reason}") from None
-        yield Record(
-            client_id,
-            group_name,
-            received_at,
-            events,
-            form,
-            stored[at + client + group : end],
-        )
+        body = stored[body_at:end]
+        records.append(Record(client_id, group_name, received_at, events, form, body))
         offset = end
+    return records
 
 
 def decode_intact(stored: bytes) -> Iterator[tuple[int | None, Record]]:
@@ -107,7 +104,7 @@ def _intact_at(stored: bytes, offset: int) -> Record | None:
     if not _HEAD.size <= length <= len(stored) - offset:
         return None
     try:
-        return next(decode(stored[offset : offset + length]))
+        return decode(stored[offset : offset + length])[0]
     except DamagedError:
         return None
 

@@ -281,7 +281,7 @@ class Segment:
                 (row if first >= read else 0, first),
             )
             for row, start, body in rows:
-                records = list(decode(body))
+                records = decode(body)
                 self._read_to = start + len(records), row
                 yield start, records
 

@@ -36,27 +36,23 @@ class RecordTests(SynchronousTestCase):
     @given(st.lists(records, max_size=5))
     def test_round_trip(self, written: list[Record]) -> None:
         """Records written one behind the other are read as they were, in order."""
-        self.assertEqual(written, list(decode(b"".join(map(encode, written)))))
+        self.assertEqual(written, decode(b"".join(map(encode, written))))
 
     @given(st.binary(max_size=300))
     def test_any_bytes(self, stored: bytes) -> None:
         """Bytes that are no records are damaged, and nothing else happens."""
         if stored:
-            self.assertRaises(DamagedError, list, decode(stored))
+            self.assertRaises(DamagedError, decode, stored)
         else:
-            self.assertEqual([], list(decode(stored)))
+            self.assertEqual([], decode(stored))
 
     @given(st.lists(records, min_size=1, max_size=3), st.data())
     def test_any_bit(self, written: list[Record], data: st.DataObject) -> None:
-        """A bit that is not as it was written is found, and what stands before it can be read."""
+        """A bit that is not as it was written is found."""
         stored = bytearray(b"".join(map(encode, written)))
         bit = data.draw(st.integers(0, len(stored) * 8 - 1))
         stored[bit >> 3] ^= 1 << (bit & 7)
-        read = []
-        with self.assertRaises(DamagedError):
-            for record in decode(bytes(stored)):
-                read.append(record)
-        self.assertEqual(written[: len(read)], read)
+        self.assertRaises(DamagedError, decode, bytes(stored))
 
     @given(st.lists(records, min_size=1, max_size=3), st.data())
     def test_any_end(self, written: list[Record], data: st.DataObject) -> None:
@@ -65,7 +61,7 @@ class RecordTests(SynchronousTestCase):
         stored = b"".join(whole)
         ends = {sum(map(len, whole[:count])) for count in range(len(whole) + 1)}
         end = data.draw(st.integers(0, len(stored)).filter(lambda at: at not in ends))
-        self.assertRaises(DamagedError, list, decode(stored[:end]))
+        self.assertRaises(DamagedError, decode, stored[:end])
 
     @given(records, st.binary(min_size=1, max_size=20))
     @example(Record("ab", "", 0.0, 1, MESSAGEPACK, b""), b"\xff\xfe")
@@ -78,9 +74,9 @@ class RecordTests(SynchronousTestCase):
         try:
             text = name.decode()
         except UnicodeDecodeError:
-            self.assertRaises(DamagedError, list, decode(bytes(stored)))
+            self.assertRaises(DamagedError, decode, bytes(stored))
         else:
-            self.assertEqual([record._replace(client=text)], list(decode(bytes(stored))))
+            self.assertEqual([record._replace(client=text)], decode(bytes(stored)))
 
     def test_intact(self) -> None:
         """Those of a damaged group are found, whatever is damaged of one; some have no number."""
@@ -103,4 +99,4 @@ class RecordTests(SynchronousTestCase):
         stored = bytearray(encode(Record("", "", 0.0, 1, MESSAGEPACK, b"")))
         stored[4:8] = bytes(4)
         stored[:4] = zlib.crc32(b"").to_bytes(4, "little")
-        self.assertRaises(DamagedError, list, decode(bytes(stored)))
+        self.assertRaises(DamagedError, decode, bytes(stored))
