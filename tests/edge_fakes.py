@@ -10,7 +10,7 @@ import json
 import struct
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -730,10 +730,10 @@ class FakeProducer:
 
     # For the test.
 
-    def release(self) -> None:
-        """Nothing is held any more."""
+    def release(self, still: Set[bytes] = frozenset()) -> None:
+        """Nothing else is held any more."""
         with self._changed:
-            self.held.clear()
+            self.held &= still
             self._changed.notify_all()
 
     def break_down(self, error: KafkaError) -> None:

@@ -90,6 +90,19 @@ class Group:
         if not size:
             self.end()
 
+    def delivered(self, deliveries: Sequence[Delivery]) -> None:
+        """All events of these were delivered, which is counted; that is their outcome."""
+        with self.lock:
+            for delivery in deliveries:
+                delivery.finished = True
+            self.pending -= len(deliveries)
+            last = not self.pending
+        if last:
+            self.end()
+        for delivery in deliveries:
+            if delivery.future is not None:
+                delivery.future.set_result(None)
+
     def end(self) -> None:
         """Every request is finished."""
         self.done.set()
@@ -102,9 +115,14 @@ class Delivery:
         group: the publish that it belongs to.
         request: whose events are on their way.
         account: called once when it finishes, and gives the outcome.
+
+    Attributes:
+        finished: every event is accounted for.
+        outcome: known then.
+        future: fires with the outcome, where somebody waits for it.
     """
 
-    __slots__ = ("_account", "_finished", "_future", "_outcome", "group", "request")
+    __slots__ = ("_account", "finished", "future", "group", "outcome", "request")
 
     def __init__(
         self,
@@ -115,38 +133,38 @@ class Delivery:
         self.group = group
         self.request = request
         self._account = account
-        self._finished = False
-        self._outcome: PublishError | None = None
-        self._future: Future[PublishError | None] | None = None
+        self.finished = False
+        self.outcome: PublishError | None = None
+        self.future: Future[PublishError | None] | None = None
 
     def result(self) -> Outcome:
         """The outcome, or a Future of it where it is not known yet."""
         with self.group.lock:
-            if self._finished:
-                return self._outcome
-            self._future = Future()
-            return self._future
+            if self.finished:
+                return self.outcome
+            self.future = Future()
+            return self.future
 
     def finish(self) -> None:
         """Every event is accounted for; a second call does nothing."""
         group = self.group
         with group.lock:
-            if self._finished:
+            if self.finished:
                 return
-            self._finished = True
+            self.finished = True
             try:
-                self._outcome = self._account(self)
+                self.outcome = self._account(self)
             except Exception as error:
                 _log.exception("what became of a request could not be accounted for")
                 events = len(self.request.types)
-                self._outcome = PublishError(events, events, [str(error)])
+                self.outcome = PublishError(events, events, [str(error)])
             group.pending -= 1
             last = group.pending == 0
-            future = self._future
+            future = self.future
         if last:
             group.end()
         if future is not None:
-            future.set_result(self._outcome)
+            future.set_result(self.outcome)
 
 
 class CountedDelivery(Delivery):

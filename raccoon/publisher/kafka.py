@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -171,21 +172,21 @@ class KafkaPublisher:
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Produce all events and wait for their reports; see IPublisher."""
-        group = KafkaGroup(len(requests), self._partitions, self._batch_bytes)
-        deliveries = [
-            KafkaDelivery(group, request, self.account, self.send_alone) for request in requests
-        ]
+        group = KafkaGroup(len(requests), self, self._partitions, self._batch_bytes)
+        deliveries = [KafkaDelivery(group, request) for request in requests]
         with self._lock:
             self._handing_over += 1
         try:
             with nullcontext() if self._turns is None else self._turns.take(requests):
                 for delivery in deliveries:
                     self._hand_over(delivery)
+        except BaseException:
+            group.apart()
+            raise
         finally:
             with self._lock:
                 self._handing_over -= 1
-        group.done.wait(PATIENCE)
-        return [delivery.result() for delivery in deliveries]
+        return group.results(deliveries, PATIENCE)
 
     def close(self, timeout: float) -> int:
         """Flush, then purge what is left; see IPublisher."""
@@ -252,12 +253,26 @@ class KafkaPublisher:
                 delivery.tried.remove(topic)
                 self._trials.end(topic, delivered > 0)
         if not delivery.errors:
-            if self._announced is not True:
-                self._announce(True)
             return None
         reasons = [self._reason(event_type, error) for event_type, error in delivery.errors]
         lasts = all(error.code() in _LASTING for _, error in delivery.errors)
         return PublishError(len(reasons), len(request.types), reasons, failed if lasts else None)
+
+    def count(self, requests: Sequence[CollectRequest]) -> None:
+        """Count the events of requests that were delivered."""
+        counted: defaultdict[tuple[str, str], int] = defaultdict(int)
+        for request in requests:
+            group = request.identifier.group
+            for event_type, payloads in request.by_type.items():
+                counted[event_type, group] += len(payloads)
+        for (event_type, group), events in counted.items():
+            labels = (self._context.route(event_type), group, event_type)
+            self._metrics.count("kafka_messages_delivered_total", events, labels)
+
+    def answered(self) -> None:
+        """Kafka has taken all events of a request."""
+        if self._announced is not True:
+            self._announce(True)
 
     def _create(self, besides: Mapping[str, Any] = MappingProxyType({})) -> Producer:
         """A producer, idempotent unless the user's options exclude it."""
@@ -315,6 +330,7 @@ class KafkaPublisher:
                     continue
                 if error.code() in _UNKNOWN_TOPIC:
                     delivery.errors += [(event_type, error)] * (len(payloads) - index)
+                    delivery.group.topics.pop(event_type, None)
                     break
                 delivery.errors.append((event_type, error))
 
@@ -323,10 +339,10 @@ class KafkaPublisher:
         request = delivery.request
         reports = Reports(delivery)
         deadline = time.monotonic() + self._message_timeout
-        topics = self._topics(delivery)
+        topics = dict(self._topics(delivery))
         keys = {
             event_type: self._context.partition_key(request, event_type, _KEY_BYTES)
-            for event_type in topics
+            for event_type in request.by_type
         }
         for index, event_type in enumerate(request.types):
             topic, key = topics[event_type], keys[event_type]
@@ -344,17 +360,22 @@ class KafkaPublisher:
                 delivery.errors.append((event_type, error))
                 if error.code() in _UNKNOWN_TOPIC:
                     topics[event_type] = error
+                    delivery.group.topics.pop(event_type, None)
 
-    def _topics(self, delivery: KafkaDelivery) -> dict[str, str | KafkaError]:
+    def _topics(self, delivery: KafkaDelivery) -> Mapping[str, str | KafkaError]:
         """Where the events of each type go, or why they cannot go there.
 
         Where one type has to wait all do: what is sent again is the whole request.
         """
+        known = delivery.group.topics
+        if known.keys() >= delivery.request.by_type.keys():
+            return known
         topics: dict[str, str | KafkaError] = {}
         for event_type in delivery.request.by_type:
             topic = self._context.route(event_type)
             topics[event_type] = topic
             if topic in self._trials.passed:
+                known[event_type] = topic
                 continue
             verdict = self._trials.begin(topic)
             if verdict is Verdict.TRY:

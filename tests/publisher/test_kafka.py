@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
 import weakref
@@ -21,7 +22,9 @@ from raccoon.config import KafkaSettings, Settings
 from raccoon.errors import PublishError, StartError
 from raccoon.interfaces import Outcome
 from raccoon.publisher import PublisherContext, kafka
+from raccoon.publisher.delivery import Delivery, Group
 from raccoon.publisher.kafka import KafkaPublisher
+from raccoon.publisher.kafka_delivery import KafkaDelivery, KafkaGroup
 from raccoon.publisher.partitions import Partitions
 from raccoon.publisher.trials import Trials
 from raccoon.request import CollectRequest
@@ -667,6 +670,33 @@ class NewTopicTests(KafkaTestCase):
         self.check_failed(outcome, 1, 1)
         self.assertEqual(set(), self.publisher._trials.passed)
 
+    def check_asked_once(self, topic: str) -> None:
+        """Of a group for a topic that does not exist, one request finds out for all."""
+        tried: list[str] = []
+
+        def refuse(topic: str, *_: Any, **__: Any) -> None:
+            tried.append(topic)
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_TOPIC))
+
+        self.patch(self.producer, "produce", refuse)
+        requests = [make_request(events=[(topic, b"1")] * 3) for _ in range(50)]
+        for outcome in self.publish(*requests):
+            self.check_failed(outcome, 3, 3, "does not exist")
+        self.assertLessEqual(len(tried), 2, tried)
+
+    def test_group_for_a_topic_that_does_not_exist(self) -> None:
+        """It costs no more than one request for it: librdkafka never frees some of its errors."""
+        for metadata in (False, True):
+            self.start(metadata=metadata)
+            self.check_asked_once("new")
+
+    def test_group_for_a_topic_that_is_gone(self) -> None:
+        """So it is where the topic had taken events before."""
+        for metadata in (False, True):
+            self.start(metadata=metadata)
+            self.assertEqual([None], self.publish(make_request("a", [("gone", b"1")])))
+            self.check_asked_once("gone")
+
     def check_impossible(self, refusal: Callable[[], Exception], metadata: bool = False) -> None:
         self.start(metadata=metadata)
         produce = self.producer.produce
@@ -830,6 +860,175 @@ class StragglerTests(KafkaTestCase):
         _, late, _ = self.publish_with_straggler()
         self.assertEqual(self.publisher.publish([make_request()]), [None])
         self.assertFalse(late.done())
+
+
+class TogetherTests(KafkaTestCase):
+    """Requests of a group, which are counted together where they were delivered."""
+
+    def setUp(self) -> None:
+        self.patch(kafka, "PATIENCE", 0.05)
+        self.start()
+        self.learn("click", "view")
+
+    def test_failures(self) -> None:
+        """Each failure is that of its request."""
+        self.producer.failures[b"bad"] = KafkaError._MSG_TIMED_OUT
+        self.producer.refusals[b"worse"] = KafkaError._UNKNOWN_TOPIC
+        good, bad, worse, nothing, both = self.publish(
+            make_request(events=[("click", b"1"), ("view", b"2")]),
+            make_request(events=[("view", b"bad"), ("click", b"3"), ("click", b"bad")]),
+            make_request(events=[("click", b"worse"), ("click", b"4")]),
+            make_request(events=[("view", b"worse")]),
+            make_request(events=[("view", b"bad"), ("click", b"worse")]),
+        )
+        self.assertIsNone(good)
+        for outcome, failed, total in ((bad, 2, 3), (worse, 2, 2), (nothing, 1, 1), (both, 2, 2)):
+            self.check_failed(outcome, failed, total)
+        self.check_counted(delivered=3, undelivered=4)
+
+    def check_counted(self, delivered: int, undelivered: int) -> None:
+        """So many clicks were, those of `learn` included."""
+        self.assertEqual(
+            (delivered, undelivered), (self.clicks("delivered"), self.clicks("undelivered"))
+        )
+
+    def clicks(self, became: str) -> float:
+        """How many clicks of which this became were counted."""
+        labels = ("clickstream-click-log", "group", "click")
+        return self.metrics.total(f"kafka_messages_{became}_total", labels)
+
+    def test_one_that_is_late(self) -> None:
+        """Nobody waits for it past PATIENCE, and no count does; what comes later has its own."""
+        self.producer.held |= {b"slow", b"slower"}
+        outcomes = self.publisher.publish(
+            [
+                make_request(str(number), [("click", payload)])
+                for number, payload in enumerate([b"1", b"slow", b"2", b"slower", b"3"])
+            ]
+        )
+        self.assertEqual([None] * 3, outcomes[::2])
+        self.check_counted(delivered=4, undelivered=0)
+        slow, slower = map(later, outcomes[1::2])
+        self.producer.release(still={b"slower"})
+        self.assertIsNone(slow.result(WAIT))
+        self.check_counted(delivered=5, undelivered=0)
+        self.assertFalse(slower.done())
+        self.producer.failures[b"slower"] = KafkaError._MSG_TIMED_OUT
+        self.producer.release()
+        self.check_failed(slower.result(WAIT), 1, 1)
+        self.check_counted(delivered=5, undelivered=1)
+
+    def test_all_that_are_late(self) -> None:
+        """Those of a group of which nothing came in time are told one by one."""
+        self.producer.held.add(b"slow")
+        outcomes = self.publisher.publish([make_request(events=[("click", b"slow")])] * 3)
+        self.producer.release()
+        self.assertEqual([None] * 3, [later(outcome).result(WAIT) for outcome in outcomes])
+        self.check_counted(delivered=4, undelivered=0)
+
+    def test_last_that_end_meanwhile(self) -> None:
+        """Who counts others counts those, too, that are all that are left then."""
+        group = KafkaGroup(101, self.publisher, None, 1000)
+        first, *more = [KafkaDelivery(group, make_request()) for _ in range(101)]
+        count = self.publisher.count
+
+        def meanwhile(requests: Sequence[CollectRequest]) -> None:
+            self.patch(self.publisher, "count", count)
+            group.ended(first)
+            count(requests)
+
+        self.patch(self.publisher, "count", meanwhile)
+        for delivery in more:
+            self.assertFalse(group.done.is_set())
+            group.ended(delivery)
+        self.assertTrue(group.done.is_set())
+
+    def test_partitions_are_free_again(self) -> None:
+        """A group ends once, also where that is just when nobody waits any longer."""
+        partitions = self.publisher._partitions
+        assert partitions is not None
+        topic = "clickstream-click-log"
+        group = KafkaGroup(1, self.publisher, partitions, 1000)
+        chosen = group.partition(topic, 10)
+        for _ in range(3):  # others, one of them likewise
+            partitions.choose(topic)
+        delivery = KafkaDelivery(group, make_request())
+        wait = group.done.wait
+
+        def too_short(timeout: float) -> bool:
+            self.patch(group.done, "wait", wait)
+            group.ended(delivery)
+            return False
+
+        self.patch(group.done, "wait", too_short)
+        self.assertEqual([None], group.results([delivery], 0))
+        self.assertEqual(1, partitions._topics[topic].on_way[chosen])
+
+    def test_success_before_an_outage(self) -> None:
+        """What Kafka took before it went away does not say that it is there when it is counted."""
+        self.patch(kafka, "PATIENCE", WAIT)
+        ended, one_ended = KafkaGroup.ended, threading.Event()
+
+        def then_tell(group: KafkaGroup, delivery: KafkaDelivery) -> None:
+            ended(group, delivery)
+            one_ended.set()
+
+        self.patch(KafkaGroup, "ended", then_tell)
+        self.producer.held.add(b"slow")
+        self.producer.failures[b"slow"] = KafkaError._MSG_TIMED_OUT
+        requests = [make_request(events=[("click", payload)]) for payload in (b"1", b"slow")]
+        with ThreadPoolExecutor(1) as pool:
+            publishing = pool.submit(self.publish, *requests)
+            self.assertTrue(one_ended.wait(WAIT))
+            self.producer.reachable = False
+            self.publisher._on_error(kafka._MAIN, KafkaError(KafkaError._ALL_BROKERS_DOWN))
+            self.producer.release()
+            good, bad = publishing.result(WAIT)
+        self.assertIsNone(good)
+        self.check_failed(bad, 1, 1)
+        self.assertFalse(self.publisher.reachable)
+
+    def test_error_while_handing_over(self) -> None:
+        """What was handed over before is accounted for, and its topics are tried no more."""
+        produce = self.producer.produce
+
+        def broken(topic: str, payload: bytes, *more: Any) -> None:
+            if payload == b"broken":
+                raise TypeError("no such thing")
+            produce(topic, payload, *more)
+
+        self.patch(self.producer, "produce", broken)
+        requests = [
+            make_request(events=[("click", b"1")]),
+            make_request(events=[("new", b"2")]),
+            make_request(events=[("click", b"broken")]),
+        ]
+        self.assertRaises(TypeError, self.publisher.publish, requests)
+        trials = self.publisher._trials
+        wait_until(lambda: "clickstream-new-log" in trials.passed, "the end of the trial")
+        wait_until(lambda: self.clicks("delivered") == 2, "the count")
+
+    def test_count_that_fails(self) -> None:
+        """What was delivered was delivered, whether or not it could be counted."""
+
+        def broken(_: Any) -> None:
+            raise ValueError("no such metric")
+
+        self.patch(self.publisher, "count", broken)
+        with self.assertLogs("raccoon.publisher.kafka_delivery", "ERROR"):
+            self.assertEqual([None] * 2, self.publish(make_request("a"), make_request("b")))
+
+    def test_nothing_is_left_to_the_collector(self) -> None:
+        """What was published is freed at once: a cycle would stay until it is looked for."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        requests = [make_request(events=[("click", b"1"), ("view", b"2")]) for _ in range(3)]
+        self.assertEqual([None] * 3, self.publish(*requests))
+        wait_until(
+            lambda: not [one for one in gc.get_objects() if isinstance(one, Group | Delivery)],
+            "the end of all",
+        )
 
 
 class CloseTests(KafkaTestCase):
