@@ -96,7 +96,8 @@ class SecurityTests(SharedCase):
         other = Path(self.mktemp())
         make_certificate(other, other.with_name("other-keystore"))
         settings = self.client("ssl", ssl_ca_location=other.resolve())
-        self.refuse(settings, "certificate could not be verified")
+        # What librdkafka says beside, it does not always say.
+        self.refuse(settings, "certificate verify failed")
 
     def test_plain_text_to_tls(self) -> None:
         """A client without TLS at a listener with it is not ready, and does not fill the log."""
