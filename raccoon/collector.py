@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate, takewhile
 from math import inf
 from typing import Any
@@ -162,42 +162,36 @@ class Collector:
         self.unsettled_events += requests.events
         self.queue.put_all(requests)
 
-    def settle(self, request: CollectRequest, error: PublishError | None) -> tuple[int, int]:
-        """Record the outcome of a request that was admitted; each is settled once.
+    def delivered(self, requests: Sequence[CollectRequest]) -> int:
+        """Requests that were admitted were delivered; gives how many events they hold."""
+        events = self._settled(requests)
+        if self._journal is not None:
+            self._journal.delivered([request for request in requests if request.entry is not None])
+        for request in requests:
+            acknowledged, request.acknowledged = request.acknowledged, None
+            if acknowledged is not None:
+                acknowledged.callback(None)
+        self._tell_waiters()
+        return events
+
+    def failed(self, request: CollectRequest, error: PublishError) -> tuple[int, int]:
+        """Of a request that was admitted not all was delivered.
 
         Returns:
             How many of its events were delivered, and how many failed for good. Those that the
             journal keeps are neither.
         """
-        events = len(request.types)
-        self.unsettled_bytes -= request.size
-        self.unsettled_requests -= 1
-        self.unsettled_events -= events
-        acknowledged = request.acknowledged
-        if error is None:
-            settled = (events, 0)
-            if request.entry is not None and self._journal is not None:
-                self._journal.delivered(request)
-            if acknowledged is not None:
-                request.acknowledged = None
-                acknowledged.callback(None)
-        elif self._journal is not None and self._journal.keep(request, error):
-            settled = (events - sum(error.lasting.values()), 0) if error.lasting else (0, 0)
+        events = self._settled([request])
+        if self._journal is not None and self._journal.keep(request, error):
+            outcome = (events - sum(error.lasting.values()), 0) if error.lasting else (0, 0)
             if self._ack_level == 1:
                 self._tell(request, error)
         else:
             failed = min(error.failed, events)
-            settled = (events - failed, failed)
+            outcome = (events - failed, failed)
             self._tell(request, error)
-        if self._room_waiters and self._has_room():
-            waiters, self._room_waiters = self._room_waiters, []
-            for resume in waiters:
-                resume()
-        if not self.unsettled_requests and self._idle_waiters:
-            idle, self._idle_waiters = self._idle_waiters, []
-            for waiter in idle:
-                waiter.callback(None)
-        return settled
+        self._tell_waiters()
+        return outcome
 
     def close(self) -> None:
         """Refuse every further request: nobody would publish it."""
@@ -242,6 +236,23 @@ class Collector:
         self.unsettled_events += len(request.types)
         request.queued_at = self._seconds()
         self.queue.put(request)
+
+    def _settled(self, requests: Sequence[CollectRequest]) -> int:
+        events = sum([len(request.types) for request in requests])
+        self.unsettled_bytes -= sum([request.size for request in requests])
+        self.unsettled_requests -= len(requests)
+        self.unsettled_events -= events
+        return events
+
+    def _tell_waiters(self) -> None:
+        if self._room_waiters and self._has_room():
+            waiters, self._room_waiters = self._room_waiters, []
+            for resume in waiters:
+                resume()
+        if not self.unsettled_requests and self._idle_waiters:
+            idle, self._idle_waiters = self._idle_waiters, []
+            for waiter in idle:
+                waiter.callback(None)
 
     def _has_room(self) -> bool:
         return self._ack_level == 2 or self.fullness() <= _ROOM

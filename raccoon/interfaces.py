@@ -56,8 +56,8 @@ class IJournal(Interface):
         Without `in_memory` the journal brings it back for delivery.
         """
 
-    def delivered(request: CollectRequest) -> None:
-        """A request with an `entry` was delivered."""
+    def delivered(requests: Sequence[CollectRequest]) -> None:
+        """Requests with an `entry` were delivered."""
 
     def keep(request: CollectRequest, error: PublishError) -> bool:
         """Take back a request whose delivery failed; False: its failure is final."""

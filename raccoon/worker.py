@@ -251,20 +251,27 @@ class WorkerService(Service):
     ) -> None:
         latencies: defaultdict[str, list[float]] = defaultdict(list)
         durations: defaultdict[str, list[float]] = defaultdict(list)
-        delivered = failed = 0
+        whole: list[CollectRequest] = []
+        partly: list[tuple[CollectRequest, PublishError]] = []
         for request, error in settled:
             group = request.identifier.group
             request.published_at = now
-            if error is not None:
-                self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
             latencies[group].append((now - request.received_at) * 1000)
             if request.sent_time is not None:
                 # A client's clock may be ahead of ours.
                 lasted = max(now - request.sent_time, 0)
                 durations[group].append(lasted * 1000)
-            events = self._collector.settle(request, error)
+            if error is None:
+                whole.append(request)
+            else:
+                self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
+                partly.append((request, error))
+        delivered = failed = 0
+        for request, error in partly:
+            events = self._collector.failed(request, error)
             delivered += events[0]
             failed += events[1]
+        delivered += self._collector.delivered(whole)
         for group, values in latencies.items():
             self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
         for group, values in durations.items():

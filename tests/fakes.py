@@ -172,8 +172,9 @@ class FakeJournal:
         request.entry = self
         self.added.append((request, in_memory))
 
-    def delivered(self, request: CollectRequest) -> None:
-        self.done.append(request)
+    def delivered(self, requests: Sequence[CollectRequest]) -> None:
+        assert all(request.entry is not None for request in requests)
+        self.done += requests
 
     def keep(self, request: CollectRequest, error: PublishError) -> bool:
         self.kept.append(request)

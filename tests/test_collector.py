@@ -178,7 +178,7 @@ class AdmissionTests(CollectorTestCase):
         self.assertEqual((3, 6), (collector.unsettled_requests, collector.unsettled_events))
         self.assertEqual(3 * requests[0].size, collector.unsettled_bytes)
         for request in collector.queue.take(3):
-            self.assertEqual((2, 0), collector.settle(request, None))
+            self.assertEqual(2, collector.delivered([request]))
         self.assertEqual(
             (0, 0, 0),
             (
@@ -220,7 +220,7 @@ class AdmissionTests(CollectorTestCase):
         collector.collect(request)
         collector.queue.take(1)
         self.assert_refused(collector.collect(make_request()))
-        collector.settle(request, None)
+        collector.delivered([request])
         self.assertNoResult(collector.collect(make_request()))
 
     def test_refusals_are_counted(self) -> None:
@@ -251,7 +251,7 @@ class AdmissionTests(CollectorTestCase):
         acknowledged = collector.collect(request)
         collector.close()
         self.assert_refused(collector.collect(make_request()))
-        collector.settle(request, None)
+        collector.delivered([request])
         self.assertIsNone(self.successResultOf(acknowledged))
 
 
@@ -264,7 +264,7 @@ class AcknowledgementTests(CollectorTestCase):
         request = make_request()
         self.assertIsNone(self.successResultOf(collector.collect(request)))
         self.assertEqual(1, collector.unsettled_requests)
-        collector.settle(request, FAILED)
+        collector.failed(request, FAILED)
         self.assertEqual(0, collector.unsettled_requests)
 
     def test_level_1_delivered(self) -> None:
@@ -273,7 +273,7 @@ class AcknowledgementTests(CollectorTestCase):
         request = make_request()
         acknowledged = collector.collect(request)
         self.assertNoResult(acknowledged)
-        collector.settle(request, None)
+        collector.delivered([request])
         self.assertIsNone(self.successResultOf(acknowledged))
 
     def test_level_1_failed(self) -> None:
@@ -281,7 +281,7 @@ class AcknowledgementTests(CollectorTestCase):
         collector = self.make()
         request = make_request()
         acknowledged = collector.collect(request)
-        collector.settle(request, FAILED)
+        collector.failed(request, FAILED)
         self.assertIs(FAILED, self.failureResultOf(acknowledged, PublishError).value)
 
     def test_each_its_own(self) -> None:
@@ -289,7 +289,7 @@ class AcknowledgementTests(CollectorTestCase):
         collector = self.make()
         requests = [make_request(str(n)) for n in range(2)]
         acknowledged = [collector.collect(request) for request in requests]
-        collector.settle(requests[1], FAILED)
+        collector.failed(requests[1], FAILED)
         self.assertNoResult(acknowledged[0])
         self.failureResultOf(acknowledged[1], PublishError)
 
@@ -300,7 +300,7 @@ class AcknowledgementTests(CollectorTestCase):
         acknowledged = collector.collect(request)
         acknowledged.cancel()
         self.failureResultOf(acknowledged, CancelledError)
-        collector.settle(request, None)
+        collector.delivered([request])
         self.assertEqual(0, collector.unsettled_requests)
 
     def test_on_failed(self) -> None:
@@ -309,9 +309,10 @@ class AcknowledgementTests(CollectorTestCase):
             told: list[PublishError] = []
             collector = self.make(ack=ack)
             failing, fine = (make_request(on_failed=told.append) for _ in range(2))
-            for request, error in ((failing, FAILED), (fine, None)):
+            for request in (failing, fine):
                 collector.collect(request).addErrback(lambda _: None)
-                collector.settle(request, error)
+            collector.failed(failing, FAILED)
+            collector.delivered([fine])
             self.assertEqual([FAILED], told)
 
     def test_on_failed_comes_first(self) -> None:
@@ -320,7 +321,7 @@ class AcknowledgementTests(CollectorTestCase):
         collector = self.make()
         request = make_request(on_failed=lambda _: order.append("on_failed"))
         collector.collect(request).addErrback(lambda _: order.append("answered"))
-        collector.settle(request, FAILED)
+        collector.failed(request, FAILED)
         self.assertEqual(["on_failed", "answered"], order)
 
     def test_failure_value(self) -> None:
@@ -341,7 +342,7 @@ class RoomTests(CollectorTestCase):
     def take_and_settle(self, collector: Collector, request: CollectRequest) -> None:
         (taken,) = collector.queue.take(1)
         self.assertIs(request, taken)
-        collector.settle(request, None)
+        collector.delivered([request])
 
     def test_at_half_of_the_requests(self) -> None:
         """It calls once half of the queue is free again, and only once."""
@@ -365,9 +366,9 @@ class RoomTests(CollectorTestCase):
         collector.queue.take(4)
         called: list[int] = []
         collector.when_room(lambda: called.append(1))
-        collector.settle(requests[0], None)
+        collector.delivered([requests[0]])
         self.assertEqual([], called)
-        collector.settle(requests[1], FAILED)
+        collector.failed(requests[1], FAILED)
         self.assertEqual([1], called)
 
     def test_every_waiter(self) -> None:
@@ -421,9 +422,9 @@ class IdleTests(CollectorTestCase):
         for request in requests:
             collector.collect(request)
         waiting = [collector.when_idle(), collector.when_idle()]
-        collector.settle(requests[0], None)
+        collector.delivered([requests[0]])
         self.assertNoResult(waiting[0])
-        collector.settle(requests[1], None)
+        collector.delivered([requests[1]])
         for idle in waiting:
             self.assertIsNone(self.successResultOf(idle))
 
@@ -441,7 +442,7 @@ class IdleTests(CollectorTestCase):
         given_up, idle = collector.when_idle(), collector.when_idle()
         given_up.cancel()
         self.failureResultOf(given_up, CancelledError)
-        collector.settle(request, None)
+        collector.delivered([request])
         self.assertIsNone(self.successResultOf(idle))
 
 
@@ -486,9 +487,21 @@ class JournalTests(CollectorTestCase):
         collector = self.make()
         request = make_request()
         acknowledged = collector.collect(request)
-        self.assertEqual((1, 0), collector.settle(request, None))
+        self.assertEqual(1, collector.delivered([request]))
         self.successResultOf(acknowledged)
         self.assertEqual([request], self.journal.done)
+
+    def test_delivered_without_it(self) -> None:
+        """The journal is told of what it has, and of nothing else."""
+        for ack in (0, 1):
+            collector = self.make(ack=ack)
+            requests = [make_request(str(number)) for number in range(3)]
+            answers = [collector.collect(request) for request in requests]
+            requests[1].entry = self.journal
+            self.assertEqual(3, collector.delivered(requests))
+            self.assertEqual([requests[1]], self.journal.done)
+            for answer in answers:
+                self.successResultOf(answer)
 
     def test_level_2_no_room_in_memory(self) -> None:
         """What finds no room in memory is in the journal alone."""
@@ -543,7 +556,7 @@ class JournalTests(CollectorTestCase):
         told: list[PublishError] = []
         request = make_request(on_failed=told.append)
         acknowledged = collector.collect(request)
-        self.assertEqual((0, 0), collector.settle(request, FAILED))
+        self.assertEqual((0, 0), collector.failed(request, FAILED))
         self.assertNoResult(acknowledged)
         self.assertEqual(([request], []), (self.journal.kept, told))
 
@@ -553,7 +566,7 @@ class JournalTests(CollectorTestCase):
         self.journal.keeps = False
         request = make_request()
         acknowledged = collector.collect(request)
-        self.assertEqual((0, 1), collector.settle(request, FAILED))
+        self.assertEqual((0, 1), collector.failed(request, FAILED))
         self.failureResultOf(acknowledged, PublishError)
 
     def test_failed_in_part_for_ever(self) -> None:
@@ -563,7 +576,7 @@ class JournalTests(CollectorTestCase):
             request = make_request(events=[("t", b"")] * 3)
             collector.collect(request)
             error = PublishError(1, 3, ["too large"], {"t": 1})
-            self.assertEqual((2, 0), collector.settle(request, error))
+            self.assertEqual((2, 0), collector.failed(request, error))
 
     def test_closed(self) -> None:
         """After close every request is refused, whatever the level."""
@@ -581,7 +594,7 @@ class JournalTests(CollectorTestCase):
         self.assertEqual([], self.journal.added)
         self.assertNoResult(collector.collect(second))
         self.assertEqual([(second, False)], self.journal.added)
-        self.assertEqual((0, 0), collector.settle(first, FAILED))
+        self.assertEqual((0, 0), collector.failed(first, FAILED))
         self.assertEqual([first], self.journal.kept)
 
     def test_level_1(self) -> None:
@@ -591,6 +604,6 @@ class JournalTests(CollectorTestCase):
         request = make_request(on_failed=told.append)
         acknowledged = collector.collect(request)
         self.assert_refused(collector.collect(make_request()))
-        self.assertEqual((0, 0), collector.settle(request, FAILED))
+        self.assertEqual((0, 0), collector.failed(request, FAILED))
         self.failureResultOf(acknowledged, PublishError)
         self.assertEqual(([request], [FAILED], []), (self.journal.kept, told, self.journal.added))

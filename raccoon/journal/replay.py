@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -25,7 +25,6 @@ _BYTES = 8 << 20
 _PIECE_REQUESTS = 400
 _PIECE_BYTES = 2 << 20
 _QUEUED_BESIDE = 600
-_LOOK_EVERY = 100  # of those that end
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
@@ -78,8 +77,8 @@ class Replay:
         in_keeper: calls in the keeper's thread.
         resident: positions of requests that are in memory.
         until: the position of the newest request that may come back now, or -1.
-        take: given what comes back, in the reactor's thread; `ended` follows for each request.
-        failed: given the Failure of a read.
+        take: given what comes back, in the reactor's thread; `ended` or `failed` follows for each.
+        unread: given the Failure of a read.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class Replay:
         resident: Set[int],
         until: Callable[[], int],
         take: Callable[[Return], None],
-        failed: Callable[[Any], None],
+        unread: Callable[[Any], None],
     ) -> None:
         self._store = store
         self._check = check
@@ -102,7 +101,7 @@ class Replay:
         self._resident = resident
         self._until = until
         self._take = take
-        self._failed = failed
+        self._unread = unread
         self._queued: Callable[[], int] = lambda: 0
         self._cursor = self._end = -1
         self._reading = False
@@ -140,19 +139,19 @@ class Replay:
             self._cursor, self._end = -1, until
         self._reading = True
         reading = self._in_keeper(self._read, self._cursor, self._end)
-        reading.addCallbacks(self._has_read, self._failed)
+        reading.addCallbacks(self._has_read, self._unread)
         reading.addBoth(self._read_ended)
 
-    def ended(self, request: CollectRequest, failed: bool) -> None:
-        """A request that came back was delivered, or failed for now."""
-        self.on_way -= 1
-        self.on_way_bytes -= request.size
-        request.entry.replayed = False
-        if not failed:
-            self._failures = 0
-            if not self.on_way % _LOOK_EVERY:
-                self.pump()
-        elif self._seconds() >= self._not_before:
+    def ended(self, requests: Sequence[CollectRequest]) -> None:
+        """Requests that came back were delivered, or never can be."""
+        self._leave(requests)
+        self._failures = 0
+        self.pump()
+
+    def failed(self, request: CollectRequest) -> None:
+        """A request that came back is to be tried again."""
+        self._leave([request])
+        if self._seconds() >= self._not_before:
             pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
             self._failures = min(self._failures + 1, _DOUBLINGS)
             jitter = random.uniform(0.5, 1)  # noqa: S311 - not for secrets
@@ -190,6 +189,12 @@ class Replay:
         entry.position = position
         entry.replayed = entry.in_memory = True
         return request
+
+    def _leave(self, requests: Sequence[CollectRequest]) -> None:
+        self.on_way -= len(requests)
+        self.on_way_bytes -= sum([request.size for request in requests])
+        for request in requests:
+            request.entry.replayed = False
 
     def _has_read(self, read: tuple[Return, int]) -> bool:
         came, cursor = read

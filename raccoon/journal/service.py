@@ -279,19 +279,22 @@ class JournalService(Service):
         request.entry = entry
         self._put(entry)
 
-    def delivered(self, request: CollectRequest) -> None:
-        """A request that was given to the journal was delivered."""
-        entry: Entry = request.entry
-        if entry.replayed:
-            self._replay.ended(request, failed=False)
-            self._replayed_events += entry.events
-        self._done(entry)
+    def delivered(self, requests: Sequence[CollectRequest]) -> None:
+        """Requests that were given to the journal were delivered."""
+        replayed = [request for request in requests if request.entry.replayed]
+        if replayed:
+            self._replay.ended(replayed)
+            self._replayed_events += sum([request.entry.events for request in replayed])
+        self._done([request.entry for request in requests])
 
     def keep(self, request: CollectRequest, error: PublishError) -> bool:
         """Take back a request whose delivery failed; False where its failure is final."""
         entry: Entry | None = request.entry
         if entry is not None and entry.replayed:
-            self._replay.ended(request, failed=not error.lasting)
+            if error.lasting:
+                self._replay.ended([request])
+            else:
+                self._replay.failed(request)
         if error.lasting:
             if entry is None and self._ack_level == 1:
                 return False  # the client is told
@@ -312,14 +315,18 @@ class JournalService(Service):
             self._wait(1, entry.events)
         else:  # its segment is damaged: it is done with there once it is written again
             self.add(request, in_memory=False)
-            self._done(entry)
+            self._done([entry])
         return True
 
-    def _done(self, entry: Entry) -> None:
-        if entry.position < 0:
-            self._settle(entry)
-        elif self._writer is not None:
-            self._writer.note(entry.position)
+    def _done(self, entries: Sequence[Entry]) -> None:
+        positions = []
+        for entry in entries:
+            if entry.position < 0:
+                self._settle(entry)
+            else:
+                positions.append(entry.position)
+        if self._writer is not None:
+            self._writer.note(positions)
 
     def _settle(self, entry: Entry) -> None:
         """It need not be written any more; the writer passes over it, or has just taken it."""
@@ -355,7 +362,7 @@ class JournalService(Service):
             # The request has the entry: two that have each other would wait for the collector.
             entry.record = entry.request = None
             if entry.settled:
-                self._done(entry)
+                self._done([entry])
             elif not entry.in_memory:
                 self._resident.discard(position)
                 self.in_transit_events -= entry.events
@@ -375,7 +382,7 @@ class JournalService(Service):
             self._metrics.count("journal_dead_lettered_events_total", letter.events)
             self._answer(letter.request)
             if letter.position >= 0 and self._writer is not None:
-                self._writer.note(letter.position)
+                self._writer.note([letter.position])
 
     def _noted(self, delivered: Sequence[int]) -> None:
         """These deliveries are known, and on disk if it takes writes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -191,9 +191,9 @@ class Writer:
         if self._came - self._seen >= _ENOUGH_REQUESTS and not self._enough.is_set():
             self._enough.set()
 
-    def note(self, position: int) -> None:
-        """Have a delivery noted together with what is written next, or when `flush` is called."""
-        self._inbox.append(position)
+    def note(self, positions: Iterable[int]) -> None:
+        """Have deliveries noted together with what is written next, or when `flush` is called."""
+        self._inbox.extend(positions)
 
     def flush(self) -> None:
         """Write what waits."""

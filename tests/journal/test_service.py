@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -246,19 +245,41 @@ class LevelTwoTests(JournalCase):
         self.collect("a")
         self.commit()
         self.turn()
-        times = []
-        for _ in range(12):
-            self.finish(TRANSIENT)
-            self.commit()
-            for _ in range(4000):
-                self.turn(0.02)
-                if self.publishing:
-                    break
-            times.append(self.clock.seconds())
-        pauses = [later - earlier for earlier, later in pairwise(times)]
+        self.pause_after(TRANSIENT)
+        pauses = [self.pause_after(TRANSIENT) for _ in range(11)]
         self.assertGreater(pauses[4], 4 * pauses[0])
         self.assertGreater(min(pauses[-3:]), 14)
         self.assertLess(max(pauses), 31)
+
+    def pause_after(self, outcome: PublishError) -> float:
+        """Seconds until the next group, after the one that is published has this outcome."""
+        self.finish(outcome)
+        self.commit()
+        ended = self.clock.seconds()
+        for _ in range(4000):
+            self.turn(0.02)
+            if self.publishing:
+                break
+        return self.clock.seconds() - ended
+
+    def test_back_off_begins_anew(self) -> None:
+        """After what was delivered, or never can be, the next failure is the first again."""
+        for outcome in (None, lasting(1, 1)):
+            self.start()
+            self.collect("a")
+            self.commit()
+            self.turn()
+            for _ in range(8):
+                self.pause_after(TRANSIENT)
+            self.finish(outcome)
+            self.commit()
+            self.collect("b")
+            self.commit()
+            self.turn()
+            self.pause_after(TRANSIENT)
+            self.assertLess(self.pause_after(TRANSIENT), 0.6)
+            self.finish()
+            self.stop()
 
     def test_odd_times(self) -> None:
         """Whatever a client's clock says comes back from disk."""
