@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -23,8 +24,13 @@ _SECONDS = 120
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
+    return run("benchmarks", "--smoke", *arguments)
+
+
+def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a module to its end."""
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--smoke", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -56,6 +62,29 @@ class WholeTests(SynchronousTestCase):
         for figures in floor.values():
             self.assertEqual(figures["errors"], 0)
             self.assertGreater(figures["events_s"], 0)
+
+
+class OutageTests(SynchronousTestCase):
+    """A short outage of Kafka."""
+
+    def test_outage(self) -> None:
+        """What came meanwhile is drained beside new requests, and the command says how fast."""
+        done = run(
+            "benchmarks.outage", "--requests=9000", "--rate=3000", "--beside=500", "--rounds=1"
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, r"round 1 of 1: .* beside \d+ new ones/s \(p50 [\d.]+ ms\)")
+        found = re.search(r"([\d,]+)/s drained, ([\d.]+) times as fast", done.stdout)
+        assert found is not None, done.stdout
+        self.assertGreater(int(found[1].replace(",", "")), 3000)
+        self.assertGreater(float(found[2]), 1)
+
+    def test_bad_options(self) -> None:
+        """What cannot be measured is refused with its reason."""
+        for option in ("--rounds=0", "--rate=-1", "--env=EVENT_ACK"):
+            done = run("benchmarks.outage", option)
+            self.assertEqual(done.returncode, 2, done.stdout)
+            self.assertRegex(done.stderr, "numbers must be above 0|expected NAME=VALUE")
 
 
 class _Liar(http.server.BaseHTTPRequestHandler):
