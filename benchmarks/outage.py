@@ -1,6 +1,6 @@
 """What an outage of Kafka does at acknowledgement level 2: the rate in it, and the drain after it.
 
-    python -m benchmarks.outage [--requests N] [--rate R] [--beside R] [--rounds N]
+    python -m benchmarks.outage [--requests N] [--rate R] [--beside R] [--rounds N] [--env ...]
 
 A broker is killed, so many requests come while it is away, as fast as they are answered or by the
 clock, and it is started again, its code not yet compiled. The drain is measured from the first
@@ -219,11 +219,21 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--requests", type=int, default=60_000, help="that come while Kafka is away (60000)")
     add(
-        "--rate", type=float, default=0.0, help="of these, by the clock (as fast as they are taken)"
+        "--requests",
+        type=int,
+        metavar="N",
+        default=60_000,
+        help="that come while Kafka is away (60000)",
     )
-    add("--beside", type=float, default=0.0, metavar="RATE", help="new requests/s beside the drain")
+    add(
+        "--rate",
+        type=float,
+        metavar="R",
+        default=0.0,
+        help="of these, by the clock (as fast as they are taken)",
+    )
+    add("--beside", type=float, default=0.0, metavar="R", help="new requests/s beside the drain")
     add("--rounds", type=int, default=3, metavar="N", help="medians of so many (3)")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="an option of the service")
     options = parser.parse_args()
