@@ -174,14 +174,16 @@ class KafkaPublisher:
         """Produce all events and wait for their reports; see IPublisher."""
         group = KafkaGroup(len(requests), self, self._partitions, self._batch_bytes)
         deliveries = [KafkaDelivery(group, request) for request in requests]
+        handed_over = 0
         with self._lock:
             self._handing_over += 1
         try:
             with nullcontext() if self._turns is None else self._turns.take(requests):
                 for delivery in deliveries:
                     self._hand_over(delivery)
+                    handed_over += 1
         except BaseException:
-            group.apart()
+            group.interrupted(deliveries[handed_over:])
             raise
         finally:
             with self._lock:

@@ -21,6 +21,7 @@ Headers = dict[str, Any]
 
 _NOWHERE = (ANY, 0)
 _TOGETHER = 100
+_INTERRUPTED = KafkaError(KafkaError._FAIL, "it could not be handed over")
 
 
 class Owner(Protocol):
@@ -86,7 +87,10 @@ class KafkaGroup(Group):
         What others act on is accounted for at once, all else together, which costs less.
         """
         if not delivery.errors:
-            self.owner.answered()
+            try:
+                self.owner.answered()
+            except Exception:
+                _log.exception("that Kafka answers could not be told")
         if delivery.errors or delivery.tried:
             delivery.finish()
         else:
@@ -96,16 +100,18 @@ class KafkaGroup(Group):
                     return
         self._count()
 
-    def apart(self) -> None:
-        """Nobody waits for all any longer: what was delivered is counted now, or when it is."""
-        self._together = 1
-        self._count()
+    def interrupted(self, deliveries: Sequence[KafkaDelivery]) -> None:
+        """These were not handed over, the first perhaps in part: all their events failed."""
+        self._apart()
+        for delivery in deliveries:
+            delivery.errors += [(event_type, _INTERRUPTED) for event_type in delivery.request.types]
+            delivery.finish()
 
     def results(self, deliveries: Sequence[KafkaDelivery], patience: float) -> list[Outcome]:
         """The outcomes, or a Future of each that is not known in so many seconds."""
         if self.done.wait(patience):
             return [delivery.outcome for delivery in deliveries]
-        self.apart()
+        self._apart()
         return [delivery.result() for delivery in deliveries]
 
     def end(self) -> None:
@@ -114,6 +120,11 @@ class KafkaGroup(Group):
             for topic, partition in self._gone:
                 self._partitions.ended(topic, partition)
         super().end()
+
+    def _apart(self) -> None:
+        """Nobody waits for all any longer: what was delivered is counted now, or when it is."""
+        self._together = 1
+        self._count()
 
     def _wait(self) -> bool:
         return len(self._delivered) < min(self._together, self.pending)
