@@ -266,12 +266,11 @@ class WorkerService(Service):
             else:
                 self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
                 partly.append((request, error))
-        delivered = failed = 0
+        delivered, failed = self._collector.delivered(whole), 0
         for request, error in partly:
             events = self._collector.failed(request, error)
             delivered += events[0]
             failed += events[1]
-        delivered += self._collector.delivered(whole)
         for group, values in latencies.items():
             self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
         for group, values in durations.items():

@@ -254,6 +254,10 @@ class LevelTwoTests(JournalCase):
     def pause_after(self, outcome: PublishError) -> float:
         """Seconds until the next group, after the one that is published has this outcome."""
         self.finish(outcome)
+        return self.next_pause()
+
+    def next_pause(self) -> float:
+        """Seconds until the next group."""
         self.commit()
         ended = self.clock.seconds()
         for _ in range(4000):
@@ -278,6 +282,24 @@ class LevelTwoTests(JournalCase):
             self.turn()
             self.pause_after(TRANSIENT)
             self.assertLess(self.pause_after(TRANSIENT), 0.6)
+            self.finish()
+            self.stop()
+
+    def test_back_off_of_a_part(self) -> None:
+        """Where some of a group are delivered the pause is short, whichever they are."""
+        for outcomes in ([None, TRANSIENT], [TRANSIENT, None]):
+            self.start()
+            self.publisher.reachable = False
+            for guid in ("a", "b"):
+                self.collect(guid)
+            self.commit()
+            self.publisher.reachable = True
+            self.turn(0.05)
+            for _ in range(8):
+                self.pause_after(TRANSIENT)
+            self.assertEqual(2, len(self.publish.groups[-1]))
+            self.publish.pending[-1].callback(outcomes)
+            self.assertLess(self.next_pause(), 0.6)
             self.finish()
             self.stop()
 
