@@ -4,8 +4,9 @@
 
 A broker is killed, so many requests come while it is away, as fast as they are answered or by the
 clock, and it is started again, its code not yet compiled. The drain is measured from the first
-request that came back from the journal and was delivered to the last. New requests beside it have
-no p99 here: what the broker compiles is compiled on the load generator's core.
+request that came back from the journal and was delivered until as many did as waited there. New
+requests beside it have no p99 here: what the broker compiles is compiled on the load generator's
+core.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _SECONDS_MAX = 600.0
 _LOOK_SECONDS = 0.2  # a look at the metrics takes the server more than a millisecond
 _LOOK_SECONDS_LAST = 0.02
 _LAST = 0.2
+_DRAINED_AT_LEAST = 5000.0  # requests a second, for as long as new ones come beside
 
 
 class Figures(NamedTuple):
@@ -110,8 +112,9 @@ class Outage:
             self._wait(lambda: not self._metric("destination_reachable_current"), "the outage")
             away = self._load(options.requests, options.rate)
             waiting = self._metric("journal_events_current")
+            replayed = self._replayed()
             kafka.start()
-            drained, beside = self._drain(waiting)
+            drained, beside = self._drain(waiting, replayed)
         grown = (away["memory_bytes"] - away["memory_bytes_at_start"]) / 1e6
         return Figures(_rate(before), _rate(away), grown, drained, beside)
 
@@ -124,13 +127,11 @@ class Outage:
         }
         return ours(kafka.bootstrap, self._cores, own | self._options.env)
 
-    def _drain(self, waiting: float) -> tuple[float, dict[str, Any] | None]:
+    def _drain(self, waiting: float, before: float) -> tuple[float, dict[str, Any] | None]:
         """Requests/s that came back from the journal and were delivered, and what came beside."""
-        before = self._replayed()
         rate = self._options.beside
         with ThreadPoolExecutor(1) if rate else nullcontext() as pool:
-            # Longer than it takes, were it no faster than they came.
-            seconds = waiting / _EVENTS / 5000 + 1
+            seconds = waiting / _EVENTS / _DRAINED_AT_LEAST + 1
             new = pool.submit(self._load, int(rate * seconds), rate) if pool else None
             self._wait(lambda: self._replayed() > before, "the first delivery")
             began, first = time.monotonic(), self._replayed()
@@ -241,7 +242,7 @@ def _parse() -> argparse.Namespace:
         parser.error("--env: expected NAME=VALUE")
     options.env = dict(one.split("=", 1) for one in options.env)
     if min(options.requests, options.rounds) <= 0 or min(options.rate, options.beside) < 0:
-        parser.error("numbers must be above 0")
+        parser.error("numbers must be above 0, or 0 for a rate that is not wanted")
     return options
 
 
