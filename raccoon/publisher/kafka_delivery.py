@@ -104,7 +104,7 @@ class KafkaGroup(Group):
         """These were not handed over, the first perhaps in part: all their events failed."""
         self._apart()
         for delivery in deliveries:
-            delivery.errors += [(event_type, _INTERRUPTED) for event_type in delivery.request.types]
+            delivery.errors = [(event_type, _INTERRUPTED) for event_type in delivery.request.types]
             delivery.finish()
 
     def results(self, deliveries: Sequence[KafkaDelivery], patience: float) -> list[Outcome]:
