@@ -15,7 +15,7 @@ from benchmarks import floor, machine, report
 from benchmarks.cases import STEADY_RATE, all_cases
 from benchmarks.errors import BenchmarkError
 from benchmarks.run import Run, say
-from benchmarks.servers import SETTINGS
+from benchmarks.servers import SETTINGS, add_env
 from tests.engines.process import EngineError
 
 _ABOUT = """\
@@ -117,7 +117,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "in the steady case, none in others)")  # fmt: skip
     add("--connections", type=int, metavar="N", help="in the cases that have 64")
     add("--idle", type=int, default=10_000, metavar="N", help="idle connections (10000)")
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="an option for ours")
+    add_env(parser, "an option for ours")
     add(
         "--kafka", metavar="HOST:PORT", help="a broker that runs already, instead of one of its own"
     )
@@ -133,9 +133,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     unknown = set(options.only or ()) - known
     if unknown:
         parser.error(f"no case is called {min(unknown)}; there are {', '.join(sorted(known))}")
-    if any("=" not in one for one in options.env):
-        parser.error("--env: expected NAME=VALUE")
-    options.env = dict(one.split("=", 1) for one in options.env)
+    options.env = dict(options.env)
     options.rounds = options.rounds or (1 if options.smoke else 3)
     numbers = options.rounds, options.seconds, options.idle, options.rate, options.connections
     if any(number is not None and number <= 0 for number in numbers):

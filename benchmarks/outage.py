@@ -28,7 +28,7 @@ from benchmarks import floor
 from benchmarks.errors import BenchmarkError
 from benchmarks.generator import build, generate
 from benchmarks.run import say
-from benchmarks.servers import Cores, StartedServer, broker, ours
+from benchmarks.servers import Cores, StartedServer, add_env, broker, ours
 from tests.engines.kafka import KafkaBroker
 from tests.engines.ports import free_port
 from tests.engines.process import EngineError
@@ -125,7 +125,7 @@ class Outage:
             "JOURNAL_DIR": str(self._directory / "journal"),
             "METRIC_PROMETHEUS_PORT": str(self._metrics_port),
         }
-        return ours(kafka.bootstrap, self._cores, own | self._options.env)
+        return ours(kafka.bootstrap, self._cores, own | dict(self._options.env))
 
     def _drain(self, waiting: float, before: float) -> tuple[float, dict[str, Any] | None]:
         """Requests/s that came back from the journal and were delivered, and what came beside."""
@@ -202,9 +202,8 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 2
-    away, drained = (
-        median(one) for one in zip(*((r.away, r.drained) for r in rounds), strict=True)
-    )
+    away = median(one.away for one in rounds)
+    drained = median(one.drained for one in rounds)
     ratio = median(one.drained / one.away for one in rounds)
     sys.stdout.write(
         f"medians: {away:,.0f} requests/s while Kafka was away, {drained:,.0f}/s drained,"
@@ -236,11 +235,8 @@ def _parse() -> argparse.Namespace:
     )
     add("--beside", type=float, default=0.0, metavar="R", help="new requests/s beside the drain")
     add("--rounds", type=int, default=3, metavar="N", help="medians of so many (3)")
-    add("--env", action="append", default=[], metavar="NAME=VALUE", help="an option of the service")
+    add_env(parser, "an option of the service")
     options = parser.parse_args()
-    if any("=" not in one for one in options.env):
-        parser.error("--env: expected NAME=VALUE")
-    options.env = dict(one.split("=", 1) for one in options.env)
     if min(options.requests, options.rounds) <= 0 or min(options.rate, options.beside) < 0:
         parser.error("numbers must be above 0, or 0 for a rate that is not wanted")
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import os
 import shlex
@@ -235,6 +236,25 @@ def by_command(text: str, bootstrap: str, cores: Cores) -> StartedServer:
             f"--other-command {text}: expected NAME=COMMAND, the name of letters and digits"
         )
     return StartedServer(name, shlex.split(command), bootstrap, cores, {})
+
+
+def add_env(parser: argparse.ArgumentParser, about: str) -> None:
+    """Add `--env NAME=VALUE`, which may be given again; `env` holds pairs of both."""
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        type=_name_and_value,
+        metavar="NAME=VALUE",
+        help=about,
+    )
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError("expected NAME=VALUE")
+    return name, value
 
 
 def unlike(servers: Sequence[Server]) -> None:
