@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test unit torture lint format proto check-proto docs kafka kinesis pubsub bench dist clean
+.PHONY: help run test unit torture lint format upgrade proto check-proto docs kafka kinesis pubsub bench dist clean
 
 PYTHON ?= $(shell for python in python3 python3.11 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; \
@@ -24,12 +24,12 @@ $(BIN)/pip:
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-$(RUN): pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet -e .
+$(RUN): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e .
 	@touch $@
 
-$(DEV): pyproject.toml | $(BIN)/pip
-	$(BIN)/pip install --quiet -e '.[test,lint]' build
+$(DEV): pyproject.toml constraints.txt | $(BIN)/pip
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,lint]' build
 	@touch $(RUN) $@
 
 run: $(RUN) ## Start the server with events to its log, a journal and metrics; ports by environment
@@ -70,6 +70,14 @@ lint: $(DEV) ## Check style and types
 format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+upgrade: ## Install the newest versions of all dependencies and write them into constraints.txt
+	rm -rf .venv
+	$(MAKE) $(BIN)/pip
+	$(BIN)/pip install --quiet -e '.[test,lint]' build
+	{ echo '# The versions that were tested together; `make upgrade` writes this file.'; \
+	$(BIN)/pip freeze --exclude-editable; } >constraints.txt
+	@touch $(RUN) $(DEV)
 
 proto: $(BIN)/pip ## Generate raccoon/proto from proto/
 	PYTHON=$(BIN)/python scripts/generate_proto.sh

@@ -292,7 +292,7 @@ class ShowTests(ToolCase):
         self.bury(make_record()._replace(body=b"\x94\xa1\xff"), {"": 1}, "not a request")
         ran = self.run_tool("show", "1")
         self.assertEqual(0, ran.code)
-        self.assertIn("it cannot be read: 'utf-8' codec can't decode byte 0xff", ran.out)
+        self.assertRegex(ran.out, r"(?m)^it cannot be read: .+")  # the rest is msgspec's
         self.assertIn(": 94a1ff\n", ran.out)
 
     def test_wild_clock(self) -> None:
