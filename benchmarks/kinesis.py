@@ -19,7 +19,7 @@ from raccoon.deserialization import Batch
 from raccoon.identification import Identifier
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.kinesis import KinesisPublisher
+from raccoon.publisher.kinesis.publisher import KinesisPublisher
 from raccoon.request import CollectRequest
 from tests.engines.kinesis import KinesisServer
 

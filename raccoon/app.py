@@ -55,7 +55,7 @@ _GIVE_BACK_SECONDS = 30.0
 
 
 class Shared(NamedTuple):
-    """What a worker has in common with others; see raccoon.workers.
+    """What a worker has in common with others; see raccoon.processes.
 
     Attributes:
         listen: opens the HTTP listener.

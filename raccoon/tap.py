@@ -18,9 +18,9 @@ from raccoon.app import RaccoonService
 from raccoon.errors import ConfigError, RaccoonError, StartError
 from raccoon.logs import make_observer
 from raccoon.metrics.registry import Metrics
+from raccoon.processes.parent import ParentService
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
-from raccoon.workers.parent import ParentService
 
 _KAFKA_FLAG = "--" + config.KAFKA_CLIENT_PREFIX.lower().replace("_", ".")
 

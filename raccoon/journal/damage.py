@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from raccoon.interfaces import IMetrics
-from raccoon.journal import segment as files
-from raccoon.journal.segment import Segment
-from raccoon.journal.store import Found
+from raccoon.journal.files import segment as files
+from raccoon.journal.files.segment import Segment
+from raccoon.journal.files.store import Found
 from raccoon.journal.writer import Entry
 
 _LOOK_SECONDS = 0.5

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from raccoon.journal.record import Record
-from raccoon.journal.segment import transaction
+from raccoon.journal.files.record import Record
+from raccoon.journal.files.segment import transaction
 
 FILE = "dead-letters.db"
 _BUSY_MS = 5000

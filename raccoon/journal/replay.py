@@ -12,9 +12,9 @@ from raccoon.deserialization import Batch
 from raccoon.errors import LimitError
 from raccoon.identification import Identifier
 from raccoon.interfaces import IPublisher
-from raccoon.journal.body import UnreadableError, decode_body
-from raccoon.journal.record import Record
-from raccoon.journal.store import Store
+from raccoon.journal.files.body import UnreadableError, decode_body
+from raccoon.journal.files.record import Record
+from raccoon.journal.files.store import Store
 from raccoon.journal.writer import Entry
 from raccoon.request import CollectRequest, Requests
 

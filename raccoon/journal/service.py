@@ -21,12 +21,12 @@ from raccoon.deserialization import Batch, Checks
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IJournal, IMetrics, IPublisher
 from raccoon.journal.adoption import Adopter, Adoption
-from raccoon.journal.body import MESSAGEPACK, NO_LIMITS, encode_body
 from raccoon.journal.damage import Damage
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import Record
+from raccoon.journal.files.body import MESSAGEPACK, NO_LIMITS, encode_body
+from raccoon.journal.files.record import Record
+from raccoon.journal.files.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.replay import Replay, Return
-from raccoon.journal.store import InUseError, JournalError, Recovered, Store
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
 from raccoon.request import CollectRequest, Requests

@@ -12,8 +12,8 @@ from typing import Any
 import apsw
 
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import Record, encode
-from raccoon.journal.store import JournalError, Store
+from raccoon.journal.files.record import Record, encode
+from raccoon.journal.files.store import JournalError, Store
 
 _GROUP_BYTES = 1 << 20
 _GROUP_REQUESTS = 500

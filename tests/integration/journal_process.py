@@ -14,11 +14,11 @@ import random
 import sys
 from pathlib import Path
 
-from raccoon.journal.body import MESSAGEPACK
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import Record, encode
-from raccoon.journal.segment import Segment
-from raccoon.journal.store import Found, Store
+from raccoon.journal.files.body import MESSAGEPACK
+from raccoon.journal.files.record import Record, encode
+from raccoon.journal.files.segment import Segment
+from raccoon.journal.files.store import Found, Store
 
 SEGMENT_BYTES = 60_000
 _GROUPS = 12

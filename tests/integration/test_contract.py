@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
-from raccoon.publisher.kafka import KafkaPublisher
-from raccoon.publisher.kinesis import KinesisPublisher
+from raccoon.publisher.kafka.publisher import KafkaPublisher
+from raccoon.publisher.kinesis.publisher import KinesisPublisher
 from raccoon.publisher.log import LogPublisher
-from raccoon.publisher.pubsub import PubSubPublisher
+from raccoon.publisher.pubsub.publisher import PubSubPublisher
 from tests.engines.kafka import KafkaBroker
 from tests.engines.kinesis import KinesisServer
 from tests.engines.pubsub import PROJECT, PubSubEmulator

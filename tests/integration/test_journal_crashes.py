@@ -13,14 +13,14 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.journal.deadletters import DeadLetters
-from raccoon.journal.record import Record
-from raccoon.journal.segment import Segment
-from raccoon.journal.store import Found, Store
+from raccoon.journal.files.record import Record
+from raccoon.journal.files.segment import Segment
+from raccoon.journal.files.store import Found, Store
 from tests.integration.journal_process import SEGMENT_BYTES, make_record
 from tests.integration.power import OPTIONS, Disk, traced
 from tests.integration.torture import Progress, long_or_short
 from tests.journal.fakes import StoreCase
-from tests.journal.test_store import check_bit_flips
+from tests.journal.files.test_store import check_bit_flips
 
 # All that changes a file or a directory, but for making one: the next of these comes after that.
 CALLS = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "unlink", "rename")

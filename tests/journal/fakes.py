@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.journal.body import MESSAGEPACK
-from raccoon.journal.record import Record, encode
-from raccoon.journal.segment import Segment
-from raccoon.journal.store import Found, Store
+from raccoon.journal.files.body import MESSAGEPACK
+from raccoon.journal.files.record import Record, encode
+from raccoon.journal.files.segment import Segment
+from raccoon.journal.files.store import Found, Store
 
 SEGMENT_BYTES = 1 << 20
 

@@ -14,9 +14,9 @@ from raccoon.errors import PublishError
 from raccoon.identification import Identifier
 from raccoon.journal import service
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.record import Record
+from raccoon.journal.files.record import Record
+from raccoon.journal.files.store import Store
 from raccoon.journal.service import JournalService
-from raccoon.journal.store import Store
 from raccoon.journal.writer import Writer
 from raccoon.request import CollectRequest
 from raccoon.worker import WorkerService

@@ -8,7 +8,7 @@ from typing import Any
 
 from raccoon.journal.adoption import Adoption, left_parts, part_of
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.store import InUseError, Store
+from raccoon.journal.files.store import InUseError, Store
 from tests.journal.fakes import SEGMENT_BYTES, StoreCase, make_record, stored
 from tests.journal.rig import JournalCase
 

@@ -11,7 +11,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.store import JournalError, Store
+from raccoon.journal.files.store import JournalError, Store
 from raccoon.journal.writer import _ENOUGH_REQUESTS, Entry, LetterEntry, Load, Writer
 from tests.integration.waiting import wait_until
 from tests.journal.fakes import StoreCase, make_record
