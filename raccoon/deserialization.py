@@ -6,7 +6,7 @@ import re
 from binascii import a2b_base64
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from google.protobuf.message import DecodeError
@@ -15,6 +15,7 @@ from zope.interface import implementer
 from raccoon.config import EventSettings, LimitSettings
 from raccoon.errors import DeserializationError, LimitError
 from raccoon.interfaces import IDeserializer
+from raccoon.messages import Batch
 from raccoon.proto.raccoon_pb2 import SendEventRequest
 
 _KNOWN_TYPES_MAX = 4096
@@ -28,22 +29,6 @@ _OTHER_FIELDS_MAX = 10_000
 _TYPE, _EVENT_BYTES = attrgetter("type"), attrgetter("event_bytes")
 _INT64 = 1 << 63
 _INT32 = 1 << 31
-
-
-class Batch(NamedTuple):
-    """A decoded SendEventRequest.
-
-    Attributes:
-        guid: its req_guid.
-        sent_time: Unix seconds, or None where the client sent none.
-        types: each event's type, in order.
-        payloads: each event's bytes, in order.
-    """
-
-    guid: str
-    sent_time: float | None
-    types: list[str]
-    payloads: list[bytes]
 
 
 class Checks:

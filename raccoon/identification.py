@@ -1,18 +1,10 @@
-"""Who a client is: the pair (id, group) and how it is read from headers or metadata."""
+"""How a client's identifier is read from headers or metadata."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from raccoon.config import LimitSettings, WebSocketSettings
 from raccoon.errors import BadRequestError, LimitError
-
-
-class Identifier(NamedTuple):
-    """A client: two live WebSocket connections never share one."""
-
-    id: str
-    group: str
+from raccoon.messages import Identifier
 
 
 class Identification:

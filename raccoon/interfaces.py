@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from raccoon.errors import PublishError
-
-if TYPE_CHECKING:
-    from raccoon.deserialization import Batch
-    from raccoon.request import CollectRequest
-    from raccoon.serialization import Response
+from raccoon.messages import Batch, Response
+from raccoon.request import CollectRequest
 
 # What became of one request: None, every event is confirmed; an error; or not known yet.
 Outcome = PublishError | Future[PublishError | None] | None
@@ -150,7 +146,7 @@ class IDeserializer(Interface):
     """Wire to message."""
 
     def deserialize(body: bytes) -> Batch:
-        """Decode `bytes` into a raccoon.deserialization.Batch.
+        """Decode `bytes` into a raccoon.messages.Batch.
 
         Raises:
             DeserializationError: the bytes are not a request; the message names the field.
@@ -162,4 +158,4 @@ class ISerializer(Interface):
     """Message to wire."""
 
     def serialize(response: Response) -> bytes:
-        """Encode a raccoon.serialization.Response as `bytes`."""
+        """Encode a raccoon.messages.Response as `bytes`."""

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred
 
 from raccoon.config import EVENT_OVERHEAD, REQUEST_OVERHEAD, TYPE_OVERHEAD
-from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
-from raccoon.identification import Identifier
+from raccoon.messages import Batch, Identifier
 
 # About what an event takes in a batch beside its payload: some 40 bytes in Kafka, where 10,000
 # events fill a batch of a million bytes.

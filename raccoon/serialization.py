@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from zope.interface import implementer
 
 from raccoon.interfaces import ISerializer
+from raccoon.messages import CODE_OK, STATUS_SUCCESS, Response
 from raccoon.proto.raccoon_pb2 import SendEventResponse
-
-STATUS_SUCCESS = 1
-STATUS_ERROR = 2
-
-CODE_OK = 1
-CODE_BAD_REQUEST = 2
-CODE_INTERNAL_ERROR = 3
-CODE_MAX_CONNECTION_LIMIT_REACHED = 4
-CODE_MAX_USER_LIMIT_REACHED = 5
 
 _JSON_FIELDS = ("status", "code", "sent_time", "reason")
 _SHORT_GUID = 115  # bytes; the lengths before and around it then take one byte each
-
-
-class Response(NamedTuple):
-    """A SendEventResponse.
-
-    Attributes:
-        status: STATUS_SUCCESS or STATUS_ERROR.
-        code: one of the CODE_ numbers.
-        sent_time: Unix seconds.
-        reason: what went wrong, or "".
-        guid: the request's guid, in `data`; None leaves `data` out.
-    """
-
-    status: int
-    code: int
-    sent_time: int
-    reason: str
-    guid: str | None
-
-
-def success(guid: str, now: float) -> Response:
-    """The answer to a request that reached its acknowledgement level."""
-    return Response(STATUS_SUCCESS, CODE_OK, int(now), "", guid)
-
-
-def failure(code: int, reason: str, now: float, guid: str | None = None) -> Response:
-    """The answer to a request that was refused or failed."""
-    return Response(STATUS_ERROR, code, int(now), reason, guid)
 
 
 @implementer(ISerializer)

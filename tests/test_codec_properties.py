@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import EventSettings, LimitSettings
-from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import BadRequestError
 from raccoon.interfaces import IDeserializer
+from raccoon.messages import Batch, Response
 from raccoon.proto.raccoon_pb2 import Event, SendEventRequest, SendEventResponse
-from raccoon.serialization import JsonSerializer, ProtobufSerializer, Response
+from raccoon.serialization import JsonSerializer, ProtobufSerializer
 
 KEYS = ["req_guid", "sentTime", "sent_time", "EVENTS", "events", "event_bytes", "type"]
 KEYS += ["seconds", "nanos", "x"]

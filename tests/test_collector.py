@@ -10,10 +10,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from raccoon.collector import Collector, RequestQueue, failure_value
+from raccoon.collector import Collector, failure_value
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal
+from raccoon.queue import RequestQueue
 from raccoon.request import CollectRequest, Requests
 from tests.fakes import FakeJournal, FakeMetrics, make_request
 

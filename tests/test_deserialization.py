@@ -14,9 +14,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from raccoon.config import EventSettings, LimitSettings
-from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import BadRequestError, DeserializationError, LimitError
 from raccoon.interfaces import IDeserializer
+from raccoon.messages import Batch
 from raccoon.proto.raccoon_pb2 import Event, SendEventRequest
 
 EMPTY = Batch("", None, [], [])

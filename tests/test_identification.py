@@ -6,7 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import LimitSettings, WebSocketSettings
 from raccoon.errors import BadRequestError, LimitError
-from raccoon.identification import Identification, Identifier
+from raccoon.identification import Identification
+from raccoon.messages import Identifier
 
 
 def make_identification() -> Identification:

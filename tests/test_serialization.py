@@ -8,8 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from raccoon.interfaces import ISerializer
-from raccoon.proto.raccoon_pb2 import Code, SendEventResponse, Status
-from raccoon.serialization import (
+from raccoon.messages import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,
     CODE_MAX_CONNECTION_LIMIT_REACHED,
@@ -17,12 +16,12 @@ from raccoon.serialization import (
     CODE_OK,
     STATUS_ERROR,
     STATUS_SUCCESS,
-    JsonSerializer,
-    ProtobufSerializer,
     Response,
     failure,
     success,
 )
+from raccoon.proto.raccoon_pb2 import Code, SendEventResponse, Status
+from raccoon.serialization import JsonSerializer, ProtobufSerializer
 
 
 class ResponseTests(SynchronousTestCase):

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from raccoon.deserialization import Batch
 from raccoon.errors import LimitError
-from raccoon.identification import Identifier
 from raccoon.interfaces import IPublisher
 from raccoon.journal.files.body import UnreadableError, decode_body
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import Store
 from raccoon.journal.writer import Entry
+from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest, Requests
 
 # On their way at once, and as much again as a commit holds; read in pieces, so that there is always

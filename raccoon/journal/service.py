@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.config import EventSettings, JournalSettings
-from raccoon.deserialization import Batch, Checks
+from raccoon.deserialization import Checks
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IJournal, IMetrics, IPublisher
 from raccoon.journal.adoption import Adopter, Adoption
@@ -29,6 +29,7 @@ from raccoon.journal.files.store import InUseError, JournalError, Recovered, Sto
 from raccoon.journal.replay import Replay, Return
 from raccoon.journal.writer import Entry, LetterEntry, Writer
 from raccoon.logs import Throttle
+from raccoon.messages import Batch
 from raccoon.request import CollectRequest, Requests
 
 _PUMP_SECONDS = 0.02

@@ -24,9 +24,9 @@ from twisted.logger import Logger, globalLogBeginner
 from raccoon.app import RaccoonService, Shared
 from raccoon.config import Settings
 from raccoon.errors import RaccoonError
-from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics
 from raccoon.logs import make_observer
+from raccoon.messages import Identifier
 from raccoon.processes.channel import Channel, encode, open_channel, read_message
 from raccoon.processes.claims import SharedTable
 from raccoon.processes.merging import Changes

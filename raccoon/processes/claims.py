@@ -8,8 +8,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics
+from raccoon.messages import Identifier
 from raccoon.service.rest.websocket.connections import Connection, ConnectionTable, RefusedError
 
 # A client that comes back at once, to another worker, may be ahead of the word that it left.

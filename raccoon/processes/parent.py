@@ -19,7 +19,7 @@ from raccoon import __version__
 from raccoon.app import SETTLE_SECONDS, grpc_address, http_address, shown
 from raccoon.config import MetricSettings, Settings, largest_request
 from raccoon.errors import RaccoonError, StartError
-from raccoon.identification import Identifier
+from raccoon.messages import Identifier
 from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsEndpoint
 from raccoon.metrics.statsd import SampledMetrics, StatsdSender, StatsdService

@@ -9,15 +9,14 @@ from twisted.internet.defer import Deferred
 
 from raccoon.collector import Collector
 from raccoon.config import EventSettings
-from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
-from raccoon.identification import Identifier
 from raccoon.journal import service
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import Store
 from raccoon.journal.service import JournalService
 from raccoon.journal.writer import Writer
+from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest
 from raccoon.worker import WorkerService
 from tests.edge_fakes import NOW, make_settings, publish_failed

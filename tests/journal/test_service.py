@@ -10,13 +10,13 @@ from twisted.logger import capturedLogs
 from twisted.python.monkey import MonkeyPatcher
 from zope.interface.verify import verifyObject
 
-from raccoon.deserialization import Batch
 from raccoon.errors import Overloaded, PublishError, StartError
 from raccoon.interfaces import IJournal
 from raccoon.journal.deadletters import DeadLetters
 from raccoon.journal.files.body import JSON, MESSAGEPACK, PROTOBUF, encode_body
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import JournalError, Store
+from raccoon.messages import Batch
 from tests.edge_fakes import NOW, json_body, protobuf_body
 from tests.journal.rig import JournalCase, lasting
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.identification import Identifier
+from raccoon.messages import Identifier
 from raccoon.processes.claims import Claims, SharedTable
 from tests.edge_fakes import CLOSE, Edge, HttpClient, client_frame, json_body, upgrade_request
 

@@ -17,7 +17,6 @@ import apsw
 import orjson
 
 from raccoon.config import JournalSettings
-from raccoon.deserialization import Batch
 from raccoon.errors import RaccoonError
 from raccoon.journal.cli.reading import Chosen, Part, oldest, parts_of, salvage, waiting
 from raccoon.journal.deadletters import FILE, Letter
@@ -25,6 +24,7 @@ from raccoon.journal.files.body import UnreadableError, decode_body
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import in_use, inspect
 from raccoon.logs import escape
+from raccoon.messages import Batch
 from raccoon.payload import show
 
 _DIRECTORY = "JOURNAL_DIR"

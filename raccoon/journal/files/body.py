@@ -9,8 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from raccoon.config import EventSettings, LimitSettings
-from raccoon.deserialization import Batch, JsonDeserializer, ProtobufDeserializer
+from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import BadRequestError, RaccoonError
+from raccoon.messages import Batch
 
 # Forms of a body, in the order in which they came into being.
 JSON = 0

@@ -14,19 +14,20 @@ from twisted.python.failure import Failure
 
 from raccoon.collector import failure_value
 from raccoon.errors import BadRequestError, Overloaded
-from raccoon.identification import Identification, Identifier
+from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IMetrics
 from raccoon.logs import Throttle
-from raccoon.metrics.rx import count_rejected, count_request
-from raccoon.proto import stream_pb2
-from raccoon.request import CollectRequest
-from raccoon.serialization import (
+from raccoon.messages import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,
+    Identifier,
     Response,
     failure,
     success,
 )
+from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.proto import stream_pb2
+from raccoon.request import CollectRequest
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import Metadata, identify
 from raccoon.service.rest.resource import Codec

@@ -19,14 +19,9 @@ from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
 from raccoon.logs import Throttle
+from raccoon.messages import CODE_BAD_REQUEST, CODE_INTERNAL_ERROR, failure, success
 from raccoon.metrics.rx import count_rejected, count_request
 from raccoon.request import CollectRequest
-from raccoon.serialization import (
-    CODE_BAD_REQUEST,
-    CODE_INTERNAL_ERROR,
-    failure,
-    success,
-)
 from raccoon.service.rest.cors import CorsPolicy
 from raccoon.service.rest.posts import Post, PostReader
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import apsw
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.deserialization import Batch
 from raccoon.journal.cli.reading import ReadingError, oldest, parts_of, salvage, waiting
 from raccoon.journal.deadletters import Letter
 from raccoon.journal.files import segment as files
 from raccoon.journal.files.body import MESSAGEPACK, decode_body, encode_body
 from raccoon.journal.files.record import Record, encode
 from raccoon.journal.files.store import Store, in_use, inspect
+from raccoon.messages import Batch
 
 SEGMENT_BYTES = 16 << 20
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.deserialization import Batch
 from raccoon.journal.cli.tool import main
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.files.body import MESSAGEPACK, encode_body
 from raccoon.journal.files.record import Record, encode
 from raccoon.journal.files.store import Store
+from raccoon.messages import Batch
 
 HOUR = 3600
 

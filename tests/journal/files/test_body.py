@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.deserialization import Batch
 from raccoon.journal.files.body import (
     JSON,
     MESSAGEPACK,
@@ -16,6 +15,7 @@ from raccoon.journal.files.body import (
     decode_body,
     encode_body,
 )
+from raccoon.messages import Batch
 from tests.edge_fakes import NOW, json_body, protobuf_body
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

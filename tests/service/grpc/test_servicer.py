@@ -7,7 +7,8 @@ from typing import Any
 import grpc
 
 from raccoon.deserialization import ProtobufDeserializer
-from raccoon.identification import Identification, Identifier
+from raccoon.identification import Identification
+from raccoon.messages import Identifier
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer

@@ -16,8 +16,9 @@ import grpc
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.deserialization import Batch, ProtobufDeserializer
+from raccoon.deserialization import ProtobufDeserializer
 from raccoon.identification import Identification
+from raccoon.messages import Batch
 from raccoon.request import CollectRequest
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc import stream_handlers

@@ -7,7 +7,7 @@ import json
 from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.identification import Identifier
+from raccoon.messages import Identifier
 from tests.edge_fakes import (
     NOW,
     Edge,

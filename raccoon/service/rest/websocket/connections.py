@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from raccoon.identification import Identifier
 from raccoon.interfaces import IMetrics
+from raccoon.messages import Identifier
 
 _TICK = 0.05
 _PER_TICK = 200

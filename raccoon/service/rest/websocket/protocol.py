@@ -16,20 +16,20 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.collector import failure_value
-from raccoon.deserialization import Batch
 from raccoon.errors import BadRequestError, Overloaded, PublishError
-from raccoon.identification import Identifier
-from raccoon.metrics.rx import count_rejected, count_request
-from raccoon.request import CollectRequest
-from raccoon.serialization import (
+from raccoon.messages import (
     CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,
     CODE_MAX_CONNECTION_LIMIT_REACHED,
     CODE_MAX_USER_LIMIT_REACHED,
+    Batch,
+    Identifier,
     Response,
     failure,
     success,
 )
+from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.request import CollectRequest
 from raccoon.service.rest.websocket.connections import RefusedError
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
 from raccoon.service.rest.websocket.frames import data_frame, take_message

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.identification import Identifier
+from raccoon.messages import Identifier
 from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive, RefusedError
 from tests.fakes import FakeMetrics
 

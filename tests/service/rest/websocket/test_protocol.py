@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon.identification import Identifier
+from raccoon.messages import Identifier
 from raccoon.service.rest.websocket.frames import take_message
 from tests.edge_fakes import (
     BINARY,
