@@ -15,12 +15,12 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from raccoon.config import load
-from raccoon.deserialization import Batch
-from raccoon.identification import Identifier
+from raccoon.messages import Batch, Identifier
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.kinesis.publisher import KinesisPublisher
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from tests.engines.kinesis import KinesisServer
 
 _PER_REQUEST = 10
@@ -32,7 +32,8 @@ def publisher(server: KinesisServer, stream: str, payloads: list[bytes]) -> floa
     os.environ.update(server.environment())
     options = {"PUBLISHER_TYPE": "kinesis", "EVENT_DISTRIBUTION_PUBLISHER_PATTERN": "%s"}
     settings = load({}, options)
-    kinesis = KinesisPublisher(PublisherContext(settings, Metrics()))
+    metrics = Metrics()
+    kinesis = KinesisPublisher(PublisherContext(settings, metrics, Supervisor(metrics)))
     kinesis.start()
     cut = range(0, len(payloads), _PER_REQUEST)
     batches = [payloads[start : start + _PER_REQUEST] for start in cut]

@@ -47,6 +47,7 @@ from raccoon.service.rest.site import EventSite
 from raccoon.service.rest.websocket.connections import ConnectionTable
 from raccoon.service.rest.websocket.factory import EventWebSocketFactory, UpgradeResource
 from raccoon.signals import stop_on_signals
+from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
 
 SETTLE_SECONDS = 1.0
@@ -107,14 +108,15 @@ class RaccoonService(MultiService):
         protobuf = Codec(
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
         )
-        publisher = make_publisher(PublisherContext(settings, self.metrics))
+        self._supervisor = Supervisor(self.metrics)
+        publisher = make_publisher(PublisherContext(settings, self.metrics, self._supervisor))
         self._journal = _make_journal(reactor, settings, publisher, self.metrics)
         self.collector = Collector(
             settings.worker, settings.event, self.metrics, reactor.seconds, self._journal
         )
         if self._journal is not None:
             self._journal.attach(self.collector.readmit, self.collector.waiting)
-        self.health = Health(self.collector, publisher, self._journal)
+        self.health = Health(self.collector, publisher, self._supervisor, self._journal)
         websocket = EventWebSocketFactory(
             reactor,
             self.collector,

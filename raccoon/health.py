@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raccoon.collector import Collector
 from raccoon.interfaces import IJournal, IPublisher
+from raccoon.supervision import Supervisor
 
 STARTING = "starting"
 RUNNING = "running"
@@ -18,14 +19,20 @@ class Health:
     Args:
         collector: whose queue may be nearly full.
         publisher: whose destination may be unreachable.
+        supervisor: of threads, loops and callbacks that may have failed.
         journal: which may be full, or None.
     """
 
     def __init__(
-        self, collector: Collector, publisher: IPublisher, journal: IJournal | None = None
+        self,
+        collector: Collector,
+        publisher: IPublisher,
+        supervisor: Supervisor,
+        journal: IJournal | None = None,
     ) -> None:
         self._collector = collector
         self._publisher = publisher
+        self._supervisor = supervisor
         self._journal = journal
         self.phase = STARTING
 
@@ -42,4 +49,4 @@ class Health:
             reasons.append(f"{self._publisher.destination} does not answer")
         if journal is not None:
             reasons += journal.not_ready()
-        return reasons
+        return reasons + self._supervisor.reasons()

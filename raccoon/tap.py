@@ -21,6 +21,7 @@ from raccoon.metrics.registry import Metrics
 from raccoon.processes.parent import ParentService
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
+from raccoon.supervision import Supervisor
 
 _KAFKA_FLAG = "--" + config.KAFKA_CLIENT_PREFIX.lower().replace("_", ".")
 
@@ -101,7 +102,8 @@ class Options(usage.Options):
 def _check_publisher(settings: config.Settings) -> None:
     """Have the chosen publisher made, though not started."""
     try:
-        make_publisher(PublisherContext(settings, Metrics()))
+        metrics = Metrics()
+        make_publisher(PublisherContext(settings, metrics, Supervisor(metrics)))
     except StartError as error:
         raise SystemExit(f"raccoon: {error}") from None
 

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent
 from zope.interface import implementer
 
-from raccoon.deserialization import Batch
 from raccoon.errors import PublishError
-from raccoon.identification import Identifier
 from raccoon.interfaces import IJournal, IMetrics, IPublisher, Outcome
+from raccoon.messages import Batch, Identifier
+from raccoon.metrics.names import COUNTER, GAUGE, HISTOGRAM, METRICS
 from raccoon.request import CollectRequest
 
 
@@ -41,9 +41,19 @@ def make_request(
     )
 
 
+_METRICS = {metric.name: metric for metric in METRICS}
+
+
+def _check(kind: str, name: str, labels: tuple[str, ...]) -> None:
+    metric = _METRICS[name]
+    assert metric.kind == kind, f"{name} is a {metric.kind}, not a {kind}"
+    assert len(labels) == len(metric.labels), f"{name} has {metric.labels}, not {labels}"
+    assert all(isinstance(label, str) for label in labels), labels
+
+
 @implementer(IMetrics)
 class FakeMetrics:
-    """Records every call as (name, value, labels)."""
+    """Records every call as (name, value, labels); takes what the table of metrics has."""
 
     def __init__(self) -> None:
         self.counts: list[tuple[str, float, tuple[str, ...]]] = []
@@ -52,21 +62,27 @@ class FakeMetrics:
         self.observations: list[tuple[str, float, tuple[str, ...]]] = []
 
     def count(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        _check(COUNTER, name, labels)
         self.counts.append((name, value, labels))
 
     def count_all(self, counts: Iterable[tuple[str, float, tuple[str, ...]]]) -> None:
-        self.counts += counts
+        for name, value, labels in counts:
+            self.count(name, value, labels)
 
     def gauge(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        _check(GAUGE, name, labels)
         self.gauges.append((name, value, labels))
 
     def adjust(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        _check(GAUGE, name, labels)
         self.adjustments.append((name, value, labels))
 
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
+        _check(HISTOGRAM, name, labels)
         self.observations.append((name, value, labels))
 
     def observe_all(self, name: str, values: Sequence[float], labels: tuple[str, ...] = ()) -> None:
+        _check(HISTOGRAM, name, labels)
         self.observations += [(name, value, labels) for value in values]
 
     def total(self, name: str, labels: tuple[str, ...] | None = None) -> float:

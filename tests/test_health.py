@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.health import RUNNING, STOPPING, Health
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeJournal, FakeMetrics, FakePublisher, make_request
 
 
@@ -23,7 +24,8 @@ class HealthTests(SynchronousTestCase):
         worker = WorkerSettings(buffer_channel_size=10)
         self.collector = Collector(worker, EventSettings(ack=1), FakeMetrics(), lambda: 0.0)
         self.destination = Destination()
-        self.health = Health(self.collector, self.destination)
+        self.supervisor = Supervisor(FakeMetrics())
+        self.health = Health(self.collector, self.destination, self.supervisor)
 
     def test_before_the_start(self) -> None:
         """A server that is not up is not ready."""
@@ -55,6 +57,13 @@ class HealthTests(SynchronousTestCase):
             ["the server is starting", "the far end does not answer"], self.health.reasons()
         )
 
+    def test_supervised(self) -> None:
+        """What failed under supervision is a reason."""
+        self.health.phase = RUNNING
+        self.supervisor.failed("worker", ValueError("boom"))
+        self.assertEqual(["worker failed: boom"], self.health.reasons())
+        self.flushLoggedErrors(ValueError)
+
     def test_journal(self) -> None:
         """A journal has what finds no room and what cannot be delivered: its own room counts."""
         journal = FakeJournal()
@@ -62,7 +71,7 @@ class HealthTests(SynchronousTestCase):
         self.collector = Collector(
             settings, EventSettings(ack=0), FakeMetrics(), lambda: 0.0, journal
         )
-        self.health = Health(self.collector, self.destination, journal)
+        self.health = Health(self.collector, self.destination, self.supervisor, journal)
         self.health.phase = RUNNING
         self.destination.reachable = False
         for _ in range(2):

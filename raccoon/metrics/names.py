@@ -200,6 +200,12 @@ METRICS = (
         "queue_fullness_current", GAUGE, (), "0 to 1: how much of the room for requests is taken"
     ),
     Metric("ready_current", GAUGE, (), "1 where /readyz says so, else 0"),
+    Metric(
+        "supervised_failures_total",
+        COUNTER,
+        ("name",),
+        "failures of a thread, loop or callback that must not end in silence",
+    ),
     Metric("connections_limit_current", GAUGE, (), "live WebSocket connections at most"),
     Metric("journal_requests_current", GAUGE, (), "requests that wait in the journal alone"),
     Metric("journal_events_current", GAUGE, (), "events of those requests"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from raccoon.config import Settings
 from raccoon.interfaces import IMetrics
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 
 
 class PublisherContext(NamedTuple):
@@ -16,10 +17,12 @@ class PublisherContext(NamedTuple):
     Attributes:
         settings: the whole configuration.
         metrics: counts, safe from any thread.
+        supervisor: runs the publisher's threads; see raccoon.supervision.
     """
 
     settings: Settings
     metrics: IMetrics
+    supervisor: Supervisor
 
     def route(self, event_type: str) -> str:
         """The topic or stream of an event of this type."""

@@ -22,6 +22,7 @@ from raccoon.errors import PublishError
 from raccoon.interfaces import IOrderedPublisher, IPublisher
 from raccoon.publisher import PublisherContext
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
 from tests.integration.waiting import wait_until
 from tests.mixin import Mixin
@@ -115,7 +116,9 @@ class Contract(Mixin):
             **self.environment(),
             **environment,
         }
-        publisher = self.publisher_class(PublisherContext(load({}, everything), self.metrics))
+        publisher = self.publisher_class(
+            PublisherContext(load({}, everything), self.metrics, Supervisor(self.metrics))
+        )
         publisher.start()
         self.addCleanup(publisher.close, 0)
         return publisher

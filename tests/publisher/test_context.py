@@ -6,11 +6,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.config import load
 from raccoon.publisher import PublisherContext
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
 
 
 def context(**environment: str) -> PublisherContext:
-    return PublisherContext(load({}, environment), FakeMetrics())
+    return PublisherContext(load({}, environment), FakeMetrics(), Supervisor(FakeMetrics()))
 
 
 class PartitionKeyTests(SynchronousTestCase):

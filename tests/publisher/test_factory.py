@@ -17,6 +17,7 @@ from raccoon.interfaces import IPublisher
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
 from raccoon.publisher.log import LogPublisher
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics
 
 PIGEON = """
@@ -57,11 +58,12 @@ from raccoon.config import load
 from raccoon.metrics.registry import Metrics
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
+from raccoon.supervision import Supervisor
 
 settings = load(
     {"PUBLISHER_TYPE": sys.argv[1], "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, {}
 )
-make_publisher(PublisherContext(settings, Metrics()))
+make_publisher(PublisherContext(settings, Metrics(), Supervisor(Metrics())))
 drivers = ("confluent_kafka", "google.cloud", "google.pubsub_v1", "boto3", "botocore")
 print(json.dumps([name for name in drivers if name in sys.modules]))
 """
@@ -72,7 +74,7 @@ def make_context(name: str) -> PublisherContext:
         "PUBLISHER_TYPE": name,
         "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     }
-    return PublisherContext(load({}, environment), FakeMetrics())
+    return PublisherContext(load({}, environment), FakeMetrics(), Supervisor(FakeMetrics()))
 
 
 class ChoiceTests(SynchronousTestCase):

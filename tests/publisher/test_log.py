@@ -11,6 +11,7 @@ from raccoon.config import load
 from raccoon.interfaces import IPublisher
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.log import LogPublisher
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
 
 
@@ -19,7 +20,9 @@ class LogPublisherTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         environment = {"EVENT_DISTRIBUTION_PUBLISHER_PATTERN": "to-%s"}
-        self.publisher = LogPublisher(PublisherContext(load({}, environment), FakeMetrics()))
+        self.publisher = LogPublisher(
+            PublisherContext(load({}, environment), FakeMetrics(), Supervisor(FakeMetrics()))
+        )
 
     def publish(self, *requests: Any) -> tuple[list[None], list[dict[str, Any]]]:
         with self.assertLogs("raccoon.publisher.log", "INFO") as logged:
@@ -77,7 +80,9 @@ class RouteTests(SynchronousTestCase):
 
     def route(self, pattern: str, event_type: str) -> str:
         settings = load({}, {"EVENT_DISTRIBUTION_PUBLISHER_PATTERN": pattern})
-        return PublisherContext(settings, FakeMetrics()).route(event_type)
+        return PublisherContext(settings, FakeMetrics(), Supervisor(FakeMetrics())).route(
+            event_type
+        )
 
     def test_type_in_the_pattern(self) -> None:
         """The first %s of the pattern is replaced by the event's type."""

@@ -29,6 +29,7 @@ from raccoon.publisher.kafka.partitions import Partitions
 from raccoon.publisher.kafka.publisher import KafkaPublisher
 from raccoon.publisher.kafka.trials import Trials
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from tests.edge_fakes import FakeProducer
 from tests.fakes import FakeMetrics, make_request
 from tests.integration.waiting import wait_until
@@ -93,6 +94,7 @@ def make_context(
             publisher=attrs.evolve(settings.publisher, kafka=KafkaSettings(client=client)),
         ),
         metrics,
+        Supervisor(metrics),
     )
 
 
@@ -1423,7 +1425,9 @@ class OptionTests(SynchronousTestCase):
             context = make_context(metrics, options)
             metric = attrs.evolve(context.settings.metric, runtime_stats_record_interval_ms=10)
             settings = attrs.evolve(context.settings, metric=metric)
-            producer = KafkaPublisher(PublisherContext(settings, metrics))._create()
+            producer = KafkaPublisher(
+                PublisherContext(settings, metrics, Supervisor(metrics))
+            )._create()
             for _ in range(20):
                 producer.poll(0.02)
                 if metrics.gauges:

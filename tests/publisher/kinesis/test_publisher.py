@@ -25,6 +25,7 @@ from raccoon.publisher.kinesis import publisher as kinesis
 from raccoon.publisher.kinesis.client import KinesisClient
 from raccoon.publisher.kinesis.publisher import KinesisPublisher
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
 from tests.publisher.kinesis.fakes import WAIT, FakeKinesis, refusal
 
@@ -67,7 +68,9 @@ def make_context(
         metadata_enabled=metadata,
     )
     publisher = attrs.evolve(settings.publisher, kinesis=KinesisSettings(**options))
-    return PublisherContext(attrs.evolve(settings, event=event, publisher=publisher), metrics)
+    return PublisherContext(
+        attrs.evolve(settings, event=event, publisher=publisher), metrics, Supervisor(metrics)
+    )
 
 
 def request_of(*payloads: bytes, stream: str = "s", **options: Any) -> CollectRequest:

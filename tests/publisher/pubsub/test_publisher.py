@@ -23,6 +23,7 @@ from raccoon.publisher.pubsub import publisher as pubsub
 from raccoon.publisher.pubsub.client import PubSubClient
 from raccoon.publisher.pubsub.publisher import PubSubPublisher
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
 
 WAIT = 20  # seconds that no test should ever wait
@@ -127,7 +128,9 @@ class PubSubTestCase(SynchronousTestCase):
                 **options,
             }.items()
         }
-        context = PublisherContext(load({}, {"PUBLISHER_TYPE": "pubsub", **named}), self.metrics)
+        context = PublisherContext(
+            load({}, {"PUBLISHER_TYPE": "pubsub", **named}), self.metrics, Supervisor(self.metrics)
+        )
         self.publisher = PubSubPublisher(context)
         self.publisher.start()
         self.addCleanup(self.publisher.close, 0)
@@ -699,7 +702,7 @@ class CloseTests(PubSubTestCase):
 
     def test_never_started(self) -> None:
         """A publisher that was not started closes, too."""
-        context = PublisherContext(load({}, {}), FakeMetrics())
+        context = PublisherContext(load({}, {}), FakeMetrics(), Supervisor(FakeMetrics()))
         self.assertEqual(PubSubPublisher(context).close(WAIT), 0)
 
     def test_no_thread_is_left(self) -> None:
@@ -800,7 +803,9 @@ class CredentialsTests(PubSubTestCase):
 
         self.patch(PubSubClient, "_open", open_slowly)
         context = PublisherContext(
-            load({}, {"PUBLISHER_PUBSUB_PROJECT_ID": "project"}), self.metrics
+            load({}, {"PUBLISHER_PUBSUB_PROJECT_ID": "project"}),
+            self.metrics,
+            Supervisor(self.metrics),
         )
         self.publisher = PubSubPublisher(context)
         self.publisher.start()
