@@ -120,6 +120,17 @@ class ILingeringPublisher(IPublisher):
     parallel: int = Attribute("groups that may be on their way now without waiting for each other")
 
 
+class IRejectingPublisher(IPublisher):
+    """A publisher that knows of some events beforehand that it cannot deliver them."""
+
+    def rejection(event_type: str) -> str | None:
+        """Why no event of this type can be delivered, such as a missing topic; None: not known.
+
+        Called on the reactor thread for each type of a request: must not block, and costs no more
+        than a look-up. What it says may change: a topic may be made.
+        """
+
+
 class IMetrics(Interface):
     """Counts things. Safe from any thread. Names and labels are those of raccoon.metrics.names."""
 
