@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import TimeoutError, inlineCallbacks
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.defer import DeferredList, TimeoutError, inlineCallbacks
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from raccoon import __version__
 from raccoon.collector import Collector
 from raccoon.config import Settings
-from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import RaccoonError
 from raccoon.health import RUNNING, STOPPING, Health
 from raccoon.identification import Identification
-from raccoon.interfaces import IMetrics, IPublisher
+from raccoon.interfaces import IPublisher
 from raccoon.journal.adoption import left_parts, part_of
 from raccoon.journal.service import JournalService
-from raccoon.listening import default_endpoint, listen
+from raccoon.listening import shown
 from raccoon.logs import bridge_standard_logging
 from raccoon.memory import give_back, spare_the_collector
 from raccoon.metrics.registry import Metrics, Snapshot
@@ -35,47 +33,34 @@ from raccoon.metrics.statsd import SampledMetrics, StatsdSender, StatsdService
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
 from raccoon.publisher.service import PublisherService
-from raccoon.serialization import JsonSerializer, ProtobufSerializer
-from raccoon.service.grpc.inbox import Inbox
-from raccoon.service.grpc.service import GrpcService
-from raccoon.service.grpc.servicer import EventServicer
-from raccoon.service.grpc.stream import StreamServicer
-from raccoon.service.rest.cors import CorsPolicy
-from raccoon.service.rest.resource import Codec, RestResource
-from raccoon.service.rest.service import RestService
-from raccoon.service.rest.site import EventSite
-from raccoon.service.rest.websocket.connections import ConnectionTable
-from raccoon.service.rest.websocket.factory import EventWebSocketFactory, UpgradeResource
+from raccoon.service.edge import EdgeContext, IEdge, MakeEdge, Shared
+from raccoon.service.grpc.service import make_grpc_service
+from raccoon.service.rest.service import make_rest_service
 from raccoon.signals import stop_on_signals
+from raccoon.stopping import StopSteps
 from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
 
 SETTLE_SECONDS = 1.0
 _FILES_BESIDE_CONNECTIONS = 200
 _GIVE_BACK_SECONDS = 30.0
-
-
-class Shared(NamedTuple):
-    """What a worker has in common with others; see raccoon.processes.
-
-    Attributes:
-        listen: opens the HTTP listener.
-        make_table: makes the table of WebSocket connections.
-    """
-
-    listen: Callable[[IProtocolFactory], IListeningPort]
-    make_table: Callable[[IMetrics], ConnectionTable]
+# Of the steps of a stop, beside what the configuration gives them.
+_QUIET_SECONDS = 1.0
+_MARGIN_SECONDS = 1.0
+_JOURNAL_SECONDS = 5.0
+_CLOSE_SECONDS = 3.0
 
 
 class RaccoonService(MultiService):
-    """Composed of the metrics endpoint, publisher, worker and the listeners.
+    """Composed of the metrics endpoint, publisher, worker and the edges.
 
     Args:
         reactor: everything runs on it.
         settings: the configuration.
         http: endpoint string of the HTTP listener, or None for SERVER_WEBSOCKET_PORT.
         grpc: host:port of the gRPC listener, or None for SERVER_GRPC_PORT.
-        shared: of a worker among others; None: this is the only process.
+        shared: of a worker process among others; None: this is the only process.
+        more_edges: make the listeners of further protocols.
 
     Raises:
         StartError: the chosen publisher is not installed.
@@ -90,76 +75,28 @@ class RaccoonService(MultiService):
         http: str | None = None,
         grpc: str | None = None,
         shared: Shared | None = None,
+        more_edges: Sequence[MakeEdge] = (),
     ) -> None:
         super().__init__()
         self._shared = shared
         self.left = 0
         self._reactor = reactor
         self._settings = settings
-        self._give_back = LoopingCall(give_back)
-        self._give_back.clock = reactor
         sampled = None
         if settings.metric.statsd_enabled:
             sampled = SampledMetrics(settings.metric.label_values)
         self.metrics = sampled or Metrics(settings.metric.label_values)
         self.metrics.gauge("connections_limit_current", settings.websocket.max_conn)
-        identification = Identification(settings.websocket, settings.limits)
-        json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
-        protobuf = Codec(
-            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
-        )
-        self._supervisor = Supervisor(self.metrics)
-        publisher = make_publisher(PublisherContext(settings, self.metrics, self._supervisor))
+        self.supervisor = Supervisor(self.metrics)
+        self._give_back = self.supervisor.loop("giving memory back", give_back, reactor)
+        publisher = make_publisher(PublisherContext(settings, self.metrics, self.supervisor))
         self._journal = _make_journal(reactor, settings, publisher, self.metrics)
         self.collector = Collector(
             settings.worker, settings.event, self.metrics, reactor.seconds, self._journal
         )
         if self._journal is not None:
             self._journal.attach(self.collector.readmit, self.collector.waiting)
-        self.health = Health(self.collector, publisher, self._supervisor, self._journal)
-        websocket = EventWebSocketFactory(
-            reactor,
-            self.collector,
-            json,
-            protobuf,
-            identification,
-            settings.websocket,
-            settings.limits,
-            self.metrics,
-            shared.make_table(self.metrics) if shared else None,
-        )
-        rest = RestResource(
-            self.collector,
-            json,
-            protobuf,
-            identification,
-            CorsPolicy(settings.cors, identification.client_headers),
-            self.health.reasons,
-            self.metrics,
-            reactor.seconds,
-        )
-        # gRPC decodes in its own threads, and so has a codec of its own.
-        decoded_in_threads = Codec(
-            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
-        )
-        inbox = Inbox(reactor)
-        servicer = EventServicer(
-            inbox,
-            self.collector,
-            decoded_in_threads,
-            identification,
-            self.metrics,
-            reactor.seconds,
-        )
-        streams = StreamServicer(
-            inbox,
-            self.collector,
-            decoded_in_threads,
-            identification,
-            self.metrics,
-            reactor.seconds,
-            settings.limits.in_flight,
-        )
+        self.health = Health(self.collector, publisher, self.supervisor, self._journal)
         self._prometheus = MetricsService(
             reactor,
             self.metrics,
@@ -178,7 +115,6 @@ class RaccoonService(MultiService):
                 settings.metric.statsd_address,
                 settings.metric.statsd_flush_period_ms / 1000,
             )
-            self._statsd.setServiceParent(self)
         self._publisher = PublisherService(reactor, publisher, settings.worker.pool_size)
         self._worker = WorkerService(
             reactor,
@@ -187,35 +123,35 @@ class RaccoonService(MultiService):
             publisher,
             settings.worker,
             self.metrics,
+            self.supervisor,
         )
-        self._rest = RestService(
+        context = EdgeContext(
             reactor,
-            shared.listen if shared else partial(listen, reactor, *http_address(settings, http)),
-            EventSite(rest, UpgradeResource(websocket), settings.limits, reactor),
-            websocket,
-        )
-        self._grpc = GrpcService(
-            reactor,
-            *grpc_address(settings, grpc),
-            servicer,
-            streams,
-            inbox,
+            settings,
+            self.collector,
+            Identification(settings.websocket, settings.limits),
+            self.metrics,
+            self.supervisor,
             self.health.reasons,
-            settings.grpc,
-            settings.limits,
-            shared is not None,
+            shared,
         )
-        services: tuple[Service, ...] = (
+        edges: list[MakeEdge] = [
+            partial(make_rest_service, endpoint=http),
+            partial(make_grpc_service, address=grpc),
+            *more_edges,
+        ]
+        self.edges: list[IEdge] = [make(context) for make in edges]
+        services: tuple[Any, ...] = (
+            self._statsd,
+            self._journal,
             self._prometheus,
             self._publisher,
             self._worker,
-            self._grpc,
-            self._rest,
+            *self.edges,
         )
-        if self._journal is not None:
-            self._journal.setServiceParent(self)
         for service in services:
-            service.setServiceParent(self)
+            if service is not None:
+                service.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
         """Bind every port.
@@ -254,11 +190,12 @@ class RaccoonService(MultiService):
 
         Readiness off; no more listening and reading; the queue drained, the publisher flushed,
         within WORKER_BUFFER_FLUSH_TIMEOUT_MS together; the answers that are due; the connections
-        closed. What is left undelivered is logged and counted to the event.
+        closed. A step that raises or hangs is passed over. What is left undelivered is logged and
+        counted to the event.
         """
         self.health.phase = STOPPING
-        if self._give_back.running:
-            self._give_back.stop()
+        self._give_back.stop()
+        steps = StopSteps(self._reactor)
         began = self._reactor.seconds()
         total = self._settings.worker.buffer_flush_timeout_ms / 1000
         flush = min(self._settings.publisher.kafka.flush_interval_ms / 1000, total / 2)
@@ -268,26 +205,42 @@ class RaccoonService(MultiService):
             seconds=total,
         )
         if self._journal is not None:
-            self._journal.pause()
-        yield self._rest.quiet()
-        yield self._grpc.quiet(total + SETTLE_SECONDS)
+            yield steps.run("pausing the journal", _QUIET_SECONDS, self._journal.pause)
+        for edge in self.edges:
+            grace = total + SETTLE_SECONDS
+            yield steps.run(f"quieting {edge.name}", _QUIET_SECONDS, edge.quiet, grace)
         failed_before = self._worker.failed_events
-        yield self._worker.drain(total - flush)
-        yield self._publisher.close(flush)
+        drain = total - flush
+        yield steps.run("draining the queue", drain + _MARGIN_SECONDS, self._worker.drain, drain)
+        yield steps.run(
+            "flushing the publisher", flush + _MARGIN_SECONDS, self._publisher.close, flush
+        )
         with suppress(TimeoutError):
             yield self.collector.when_idle().addTimeout(SETTLE_SECONDS, self._reactor)
         yield deferLater(self._reactor, 0)  # who settled the last request counts it first
-        left = self._worker.failed_events - failed_before + self.collector.unsettled_events
+        left = self._worker.failed_events - failed_before
+        unsettled = self.collector.unsettled_events
+        if self._settings.event.ack != 2:
+            left += unsettled
         if self._journal is not None:
-            kept, lost = yield self._journal.close()
+            closed = yield steps.run("closing the journal", _JOURNAL_SECONDS, self._journal.close)
+            kept, lost = closed or (0, self._journal.in_transit_events)
             left += lost
+            if self._settings.event.ack == 2:
+                kept += unsettled
             if kept:
                 self._logger.info("{kept} events wait in the journal for the next start", kept=kept)
         self.left = left
         self.metrics.gauge("events_left_at_shutdown_current", left)
-        yield super().stopService()
+        yield DeferredList(
+            [
+                steps.run(f"closing {_name(service)}", _CLOSE_SECONDS, service.stopService)
+                for service in reversed(list(self))
+            ]
+        )
+        Service.stopService(self)
         if self._statsd is not None:
-            yield self._statsd.close()
+            yield steps.run("sending the last to StatsD", _CLOSE_SECONDS, self._statsd.close)
         took = round(self._reactor.seconds() - began, 3)
         if left:
             self._logger.error(
@@ -309,12 +262,12 @@ class RaccoonService(MultiService):
             known = settings.publisher_type == "kafka"
             chosen = "as bootstrap servers are set" if known else "as no Kafka servers are set"
         if self._shared is None:
+            metrics = self._prometheus.address
             self._logger.info(
-                "Raccoon {version} listens: HTTP {http}, gRPC {grpc}, metrics {metrics}",
+                "Raccoon {version} listens: {edges}, metrics {metrics}",
                 version=__version__,
-                http=shown(self._rest.address),
-                grpc=f"{self._grpc.host}:{self._grpc.port}",
-                metrics=shown(self._prometheus.address) if self._prometheus.address else "off",
+                edges=", ".join(f"{edge.name} {edge.address}" for edge in self.edges),
+                metrics=shown(metrics) if metrics else "off",
             )
         self._logger.info(
             "events go to {destination} (publisher {publisher}: {chosen}; acknowledgement {ack})",
@@ -351,19 +304,8 @@ class RaccoonService(MultiService):
                 )
 
 
-def http_address(settings: Settings, http: str | None) -> tuple[str, str]:
-    """The setting that chose the HTTP listener, for an error, and its endpoint string."""
-    if http:
-        return f"--http {http}", http
-    port = settings.websocket.port
-    return f"SERVER_WEBSOCKET_PORT {port}", default_endpoint(port)
-
-
-def grpc_address(settings: Settings, grpc: str | None) -> tuple[str, str]:
-    """The setting that chose the gRPC listener, for an error, and its host:port."""
-    if grpc:
-        return f"--grpc {grpc}", grpc
-    return f"SERVER_GRPC_PORT {settings.grpc.port}", f"[::]:{settings.grpc.port}"
+def _name(service: Any) -> str:
+    return getattr(service, "name", None) or type(service).__name__
 
 
 def _make_journal(
@@ -383,11 +325,3 @@ def _make_journal(
         publisher,
         metrics,
     )
-
-
-def shown(address: Any) -> str:
-    """An address that is listened on, for people; a Unix socket has a name instead of a port."""
-    if not hasattr(address, "port"):
-        return str(getattr(address, "name", address))
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{host}:{address.port}"

@@ -25,7 +25,17 @@ class StartError(RaccoonError):
 
 
 class BadRequestError(RaccoonError):
-    """A client sent what cannot be accepted; the message names the field or the limit."""
+    """A client sent what cannot be accepted; the message names the field or the limit.
+
+    Attributes:
+        guid: the request's guid where it could be read, or empty.
+    """
+
+    guid = ""
+
+
+class UnidentifiedError(BadRequestError):
+    """A client of a protocol that requires an id sent none."""
 
 
 class DeserializationError(BadRequestError):

@@ -54,3 +54,11 @@ def listen(
         reason = cause.socketError if isinstance(cause, CannotListenError) else cause
         raise StartError(f"{option}: cannot listen: {reason}")
     return result[0]
+
+
+def shown(address: Any) -> str:
+    """An address that is listened on, for people; a Unix socket has a name instead of a port."""
+    if not hasattr(address, "port"):
+        return str(getattr(address, "name", address))
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     TimeoutError,
     inlineCallbacks,
     maybeDeferred,
     succeed,
 )
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,12 +29,17 @@ from raccoon.interfaces import ILingeringPublisher, IMetrics, IPublisher, Outcom
 from raccoon.logs import Throttle
 from raccoon.metrics.names import METRICS
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 
 _NAMES = frozenset(metric.name for metric in METRICS)
 
 # Seconds between two groups of a publisher that says nothing of it.
 _LINGER = 0.001
 _STOPPING = "the server is shutting down"
+# After a fault the loop begins anew.
+_RESTART_SECONDS = 0.1
+# As the supervisor names them.
+_LOOP, _METRICS = "the worker", "the worker's metrics"
 
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
 
@@ -88,6 +95,7 @@ class WorkerService(Service):
         publisher: named in metrics.
         settings: pool and group sizes.
         metrics: durations and outcomes.
+        supervisor: is told of faults.
     """
 
     _logger = Logger()
@@ -100,8 +108,10 @@ class WorkerService(Service):
         publisher: IPublisher,
         settings: WorkerSettings,
         metrics: IMetrics,
+        supervisor: Supervisor,
     ) -> None:
         self._reactor = reactor
+        self._supervisor = supervisor
         self._collector = collector
         self._publish = publish
         self._group_max = settings.group_max_requests
@@ -118,6 +128,7 @@ class WorkerService(Service):
         named = f"{publisher.name}_producebulk_tt_ms"
         self._publish_metric = named if named in _NAMES else "other_producebulk_tt_ms"
         self._loop: Deferred[None] | None = None
+        self._restart: IDelayedCall | None = None
         self._launched_at = 0.0
         self.failed_events = 0
         self._throttle = Throttle(self._logger, reactor.seconds)
@@ -125,6 +136,10 @@ class WorkerService(Service):
     def startService(self) -> None:
         """Begin to take requests."""
         super().startService()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._restart = None
         self._loop = self._run()
         self._loop.addErrback(self._loop_failed)
 
@@ -141,13 +156,15 @@ class WorkerService(Service):
         self._collector.close()
         self.stopService()
         abandoned = self._collector.queue.take(len(self._collector.queue.pending))
-        failed = [(request, _all_failed(request, _STOPPING)) for request in abandoned]
-        self._settle(failed, self._reactor.seconds())
+        self._settle(_each_failed(abandoned, _STOPPING), self._reactor.seconds())
         return sum(len(request.types) for request in abandoned)
 
     def stopService(self) -> None:
         """Take nothing more; `drain` is the orderly way."""
         super().stopService()
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
         if self._loop is not None:
             self._loop.cancel()
             self._loop = None
@@ -157,17 +174,22 @@ class WorkerService(Service):
         queue = self._collector.queue
         while True:
             slot = yield self._slots.acquire()
-            group = []
+            group: list[CollectRequest] = []
             try:
                 group.append((yield queue.get()))
                 yield self._company()
-            finally:
-                if not group:
-                    self._slots.release(slot)
-                elif not self.running:
+                group += self._more(group[0])
+            except CancelledError:
+                self._slots.release(slot)
+                if group:
                     queue.put_back(group[0])
-            group += self._more(group[0])
+                raise
+            except Exception as error:
+                self._slots.release(slot)
+                self._settle(_each_failed(group, str(error)), self._reactor.seconds())
+                raise
             self._launch(group, slot)
+            self._supervisor.loop_succeeded(_LOOP)
 
     def _more(self, first: CollectRequest) -> list[CollectRequest]:
         """What goes together with a request."""
@@ -202,11 +224,12 @@ class WorkerService(Service):
     def _launch(self, group: list[CollectRequest], slot: str) -> None:
         started = self._launched_at = self._reactor.seconds()
         waited = [(started - request.queued_at) * 1000 for request in group]
-        self._metrics.observe_all("batch_idle_in_channel_milliseconds", waited, (slot,))
+        self._observe("batch_idle_in_channel_milliseconds", waited, slot)
         done = maybeDeferred(self._publish, group)
         done.addCallback(_one_outcome_each, group)
         done.addErrback(self._publisher_raised, group)
         done.addCallback(self._published, group, slot, started)
+        done.addErrback(self._settling_failed, group)
 
     def _publisher_raised(self, failure: Failure, group: list[CollectRequest]) -> Sequence[Outcome]:
         self._logger.failure("the publisher raised", failure=failure)
@@ -217,10 +240,9 @@ class WorkerService(Service):
     ) -> None:
         self._slots.release(slot)
         now = self._reactor.seconds()
-        self._metrics.observe(self._publish_metric, (now - started) * 1000, ())
-        self._metrics.observe(
-            "worker_processing_duration_milliseconds", (now - started) * 1000, (slot,)
-        )
+        lasted = [(now - started) * 1000]
+        self._observe(self._publish_metric, lasted)
+        self._observe("worker_processing_duration_milliseconds", lasted, slot)
         settled: list[tuple[CollectRequest, PublishError | None]] = []
         for request, outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Future):
@@ -242,9 +264,12 @@ class WorkerService(Service):
             error = future.result()
             if error is not None and not isinstance(error, PublishError):
                 raise TypeError(f"{error!r} is not an outcome")
-        except (CancelledError, Exception) as raised:
+        except (FutureCancelledError, Exception) as raised:
             error = _all_failed(request, str(raised) or "cancelled")
-        self._settle([(request, error)], self._reactor.seconds())
+        try:
+            self._settle([(request, error)], self._reactor.seconds())
+        except Exception:
+            self._settling_failed(Failure(), [request])
 
     def _settle(
         self, settled: Iterable[tuple[CollectRequest, PublishError | None]], now: float
@@ -271,19 +296,34 @@ class WorkerService(Service):
             events = self._collector.failed(request, error)
             delivered += events[0]
             failed += events[1]
-        for group, values in latencies.items():
-            self._metrics.observe_all("server_processing_latency_milliseconds", values, (group,))
-        for group, values in durations.items():
-            self._metrics.observe_all("event_processing_duration_milliseconds", values, (group,))
+        self.failed_events += failed
         if delivered:
-            self._metrics.count("events_delivered_total", delivered, ())
+            self._count("events_delivered_total", delivered)
         if failed:
-            self.failed_events += failed
-            self._metrics.count("events_failed_total", failed, ())
+            self._count("events_failed_total", failed)
+        for group, values in latencies.items():
+            self._observe("server_processing_latency_milliseconds", values, group)
+        for group, values in durations.items():
+            self._observe("event_processing_duration_milliseconds", values, group)
+
+    def _settling_failed(self, failure: Failure, group: Sequence[CollectRequest]) -> None:
+        """A fault of ours: whoever still waits for an answer is told so."""
+        self._supervisor.failed("settling a group", failure)
+        for request in group:
+            acknowledged, request.acknowledged = request.acknowledged, None
+            if acknowledged is not None:
+                acknowledged.errback(_all_failed(request, failure.getErrorMessage()))
+
+    def _count(self, name: str, events: int) -> None:
+        self._supervisor.call(_METRICS, self._metrics.count, name, events)
+
+    def _observe(self, name: str, values: Sequence[float], *labels: str) -> None:
+        self._supervisor.call(_METRICS, self._metrics.observe_all, name, values, labels)
 
     def _loop_failed(self, failure: Failure) -> None:
         if self.running:
-            self._logger.failure("the worker loop failed", failure=failure)
+            self._supervisor.loop_failed(_LOOP, failure)
+            self._restart = self._reactor.callLater(_RESTART_SECONDS, self._begin)
 
 
 def _one_outcome_each(
@@ -295,6 +335,12 @@ def _one_outcome_each(
         if outcome is not None and not isinstance(outcome, (PublishError, Future)):
             raise TypeError(f"{outcome!r} is not an outcome")
     return outcomes
+
+
+def _each_failed(
+    requests: Iterable[CollectRequest], reason: str
+) -> list[tuple[CollectRequest, PublishError | None]]:
+    return [(request, _all_failed(request, reason)) for request in requests]
 
 
 def _all_failed(request: CollectRequest, reason: str) -> PublishError:

@@ -25,17 +25,14 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.config import Settings
-from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import Overloaded, PublishError
 from raccoon.identification import Identification
 from raccoon.interfaces import ICollector
 from raccoon.proto.raccoon_pb2 import SendEventRequest, SendEventResponse
 from raccoon.request import CollectRequest
-from raccoon.serialization import JsonSerializer, ProtobufSerializer
-from raccoon.service.rest.cors import CorsPolicy
-from raccoon.service.rest.resource import Codec, RestResource
-from raccoon.service.rest.site import EventSite
-from raccoon.service.rest.websocket.factory import EventWebSocketFactory, UpgradeResource
+from raccoon.service.edge import EdgeContext
+from raccoon.service.rest.service import make_rest_service
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics
 
 NOW = 1_795_492_430.0
@@ -398,6 +395,10 @@ class MemorySocket:
 class FakeCollector:
     """Keeps requests until the test settles them; acknowledges as the level asks.
 
+    Attributes:
+        overloaded: whether requests are refused.
+        broken: raised for each request, if not None.
+
     Args:
         ack: the acknowledgement level.
     """
@@ -405,6 +406,7 @@ class FakeCollector:
     def __init__(self, ack: int = 1) -> None:
         self.ack = ack
         self.overloaded = False
+        self.broken: Exception | None = None
         self.requests: list[CollectRequest] = []
         self._acknowledged: list[Deferred[None]] = []
         self._waiters: list[Callable[[], None]] = []
@@ -415,6 +417,8 @@ class FakeCollector:
         return [request.guid for request in self.requests]
 
     def collect(self, request: CollectRequest) -> Deferred[None]:
+        if self.broken is not None:
+            raise self.broken
         if self.overloaded:
             return fail(Overloaded())
         self.requests.append(request)
@@ -445,12 +449,43 @@ class FakeCollector:
         if self.ack:
             self._acknowledged[index].errback(error)
 
+    def reject(self, index: int = -1, why: str = "no such topic") -> None:
+        """No attempt can ever deliver the index-th request."""
+        request = self.requests[index]
+        failed = {kind: len(payloads) for kind, payloads in request.by_type.items()}
+        events = len(request.types)
+        error = PublishError(events, events, [why] * events, failed)
+        if request.on_failed is not None:
+            request.on_failed(error)
+        if self.ack:
+            self._acknowledged[index].errback(error)
+
     def make_room(self) -> None:
         """The overload ends."""
         self.overloaded = False
         waiters, self._waiters = self._waiters, []
         for resume in waiters:
             resume()
+
+
+def make_context(
+    settings: Settings,
+    clock: Clock,
+    collector: Any,
+    metrics: Any,
+    supervisor: Supervisor | None = None,
+    not_ready: Callable[[], list[str]] = list,
+) -> EdgeContext:
+    """What an edge is made of, in memory."""
+    return EdgeContext(
+        clock,
+        settings,
+        collector,
+        Identification(settings.websocket, settings.limits),
+        metrics,
+        supervisor or Supervisor(metrics, clock.seconds),
+        not_ready,
+    )
 
 
 class Edge:
@@ -477,35 +512,21 @@ class Edge:
         self.clock.advance(NOW - self.clock.seconds())
         self.metrics = metrics or FakeMetrics()
         self.collector = collector or FakeCollector(ack)
-        self.json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
-        self.protobuf = Codec(
-            ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
-        )
-        identification = Identification(settings.websocket, settings.limits)
-        self.websocket = EventWebSocketFactory(
+        self.supervisor = Supervisor(self.metrics, self.clock.seconds)
+        self.not_ready: list[str] = []
+        context = make_context(
+            settings,
             self.clock,
             self.collector,
-            self.json,
-            self.protobuf,
-            identification,
-            settings.websocket,
-            settings.limits,
             self.metrics,
-        )
-        self.not_ready: list[str] = []
-        self.rest = RestResource(
-            self.collector,
-            self.json,
-            self.protobuf,
-            identification,
-            CorsPolicy(settings.cors, identification.client_headers),
+            self.supervisor,
             lambda: self.not_ready,
-            self.metrics,
-            self.clock.seconds,
         )
-        self.site = EventSite(
-            self.rest, UpgradeResource(self.websocket), settings.limits, self.clock
-        )
+        service = make_rest_service(context)
+        self.site = service.site
+        self.rest = self.site.rest
+        self.websocket = service.hub
+        self.json, self.protobuf = self.websocket.json, self.websocket.protobuf
         self._ports = iter(range(40001, 65536))
         self._sockets: list[MemorySocket] = []
 

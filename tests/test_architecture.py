@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "messages": "",
     "payload": "",
     "signals": "",
+    "stopping": "",
     "config": "errors",
     "listening": "errors",
     "request": "config errors messages",
@@ -36,15 +37,14 @@ MAY_IMPORT = {
     "collector": "config errors interfaces queue request",
     "metrics": "collector config interfaces listening request supervision",
     "health": "collector interfaces supervision",
-    "intake": "collector config errors identification interfaces logs messages metrics request",
-    "service": "__init__ collector config errors identification intake interfaces logs messages"
-    " metrics proto request supervision",
+    "intake": "errors identification interfaces logs messages metrics request supervision",
+    "service": "__init__ config deserialization errors identification intake interfaces listening"
+    " logs messages metrics proto request serialization supervision",
     "worker": "collector config errors interfaces logs metrics queue request supervision",
     "publisher": "config errors interfaces payload request supervision",
     "journal": "config deserialization errors interfaces logs messages payload request supervision",
-    "app": "__init__ collector config deserialization errors health identification intake"
-    " interfaces journal listening logs memory metrics publisher serialization service signals"
-    " supervision worker",
+    "app": "__init__ collector config errors health identification interfaces journal listening"
+    " logs memory metrics publisher service signals stopping supervision worker",
     "processes": "__init__ app config errors interfaces listening logs messages metrics service"
     " signals supervision",
     "tap": "app config errors logs metrics processes publisher supervision",
@@ -85,7 +85,7 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in SOU
 
 
 def imports_of(importer: str, tree: ast.Module) -> Iterator[Import]:
-    """Every import of a module, but for those that only a type checker sees."""
+    """Every import of a module, those included that only a type checker sees."""
 
     def walk(nodes: list[ast.stmt], at_top: bool) -> Iterator[Import]:
         for node in nodes:
@@ -99,7 +99,7 @@ def imports_of(importer: str, tree: ast.Module) -> Iterator[Import]:
                     ours = (node.module or "").split(".")[0] == "raccoon"
                     name = (node.module or "") if ours and whole not in SOURCES else whole
                     yield Import(importer, name, node.lineno, at_top)
-            elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
+            else:
                 inside = at_top and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 for _, block in ast.iter_fields(node):
                     if isinstance(block, list):
@@ -108,8 +108,6 @@ def imports_of(importer: str, tree: ast.Module) -> Iterator[Import]:
                         for child in block:
                             if isinstance(child, ast.ExceptHandler | ast.match_case):
                                 yield from walk(child.body, inside)
-            else:
-                yield from walk(node.orelse, at_top)
 
     return walk(tree.body, True)
 

@@ -11,20 +11,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from raccoon.collector import Collector
 from raccoon.deserialization import ProtobufDeserializer
 from raccoon.errors import PublishError
-from raccoon.identification import Identification
+from raccoon.intake import Codec
 from raccoon.metrics.names import COUNTER, METRICS
 from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsService
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
-from raccoon.service.rest.resource import Codec
 from raccoon.worker import WorkerService
 from tests.edge_fakes import (
     NOW,
     Edge,
     http_request,
     json_body,
+    make_context,
     make_settings,
     protobuf_body,
 )
@@ -71,16 +71,21 @@ class SumTests(SynchronousTestCase):
         )
         self.edge = Edge(settings, ack, self.clock, self.metrics, self.collector)
         self.addCleanup(self.edge.hang_up)
+        context = make_context(settings, self.clock, self.collector, self.metrics)
         self.servicer = EventServicer(
-            Inbox(self.clock),
-            self.collector,
+            Inbox(self.clock, context.supervisor),
+            context.intake("gRPC", requires_id=True),
             Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()),
-            Identification(settings.websocket, settings.limits),
-            self.metrics,
-            self.clock.seconds,
+            context.identification,
         )
         self.worker = WorkerService(
-            self.clock, self.collector, self.publish, publisher, settings.worker, self.metrics
+            self.clock,
+            self.collector,
+            self.publish,
+            publisher,
+            settings.worker,
+            self.metrics,
+            context.supervisor,
         )
         self.worker.startService()
         self.scrape = MetricsService(

@@ -14,6 +14,7 @@ from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ILingeringPublisher
+from raccoon.supervision import Supervisor
 from raccoon.worker import _LINGER as PACE
 from raccoon.worker import Slots, WorkerService
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock, make_request
@@ -55,6 +56,7 @@ class WorkerTestCase(SynchronousTestCase):
         self.collector = Collector(
             settings, EventSettings(ack=ack), self.metrics, self.clock.seconds
         )
+        self.supervisor = Supervisor(self.metrics, self.clock.seconds)
         self.worker = WorkerService(
             self.clock,
             self.collector,
@@ -62,6 +64,7 @@ class WorkerTestCase(SynchronousTestCase):
             FakePublisher(publisher) if isinstance(publisher, str) else publisher,
             settings,
             self.metrics,
+            self.supervisor,
         )
         self.worker.startService()
 
@@ -545,6 +548,7 @@ class DrainTests(WorkerTestCase):
             FakePublisher(),
             WorkerSettings(),
             self.metrics,
+            self.supervisor,
         )
         stop: Callable[[], object] = worker.stopService
         self.assertIsNone(stop())

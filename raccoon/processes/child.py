@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
-from raccoon.app import RaccoonService, Shared
+from raccoon.app import RaccoonService
 from raccoon.config import Settings
 from raccoon.errors import RaccoonError
 from raccoon.interfaces import IMetrics
@@ -33,6 +33,7 @@ from raccoon.processes.merging import Changes
 from raccoon.processes.process import CHANNEL_FD, FIRST_HTTP_FD, read_settings
 from raccoon.processes.relay import format_relayed
 from raccoon.processes.sockets import SharedPort
+from raccoon.service.edge import Shared
 from raccoon.signals import stop_reactor
 
 _CHANGES_SECONDS = 1.0

@@ -16,9 +16,10 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from raccoon import __version__
-from raccoon.app import SETTLE_SECONDS, grpc_address, http_address, shown
+from raccoon.app import SETTLE_SECONDS
 from raccoon.config import MetricSettings, Settings, largest_request
 from raccoon.errors import RaccoonError, StartError
+from raccoon.listening import shown
 from raccoon.messages import Identifier
 from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsEndpoint
@@ -27,6 +28,8 @@ from raccoon.processes.claims import Claims
 from raccoon.processes.merging import Changes, Totals
 from raccoon.processes.process import WorkerProcess, settings_file
 from raccoon.processes.sockets import bind_http, hold_grpc
+from raccoon.service.grpc.service import grpc_address
+from raccoon.service.rest.service import http_address
 from raccoon.signals import stop_on_signals
 
 _PARENT = -1  # as a source of metrics

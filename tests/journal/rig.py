@@ -18,6 +18,7 @@ from raccoon.journal.service import JournalService
 from raccoon.journal.writer import Writer
 from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest
+from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
 from tests.edge_fakes import NOW, make_settings, publish_failed
 from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock
@@ -104,7 +105,13 @@ class JournalCase(DirectoryCase):
         )
         self.journal.attach(self.collector.readmit, self.collector.waiting)
         self.worker = WorkerService(
-            self.clock, self.collector, self.publish, self.publisher, settings.worker, self.metrics
+            self.clock,
+            self.collector,
+            self.publish,
+            self.publisher,
+            settings.worker,
+            self.metrics,
+            Supervisor(self.metrics, self.clock.seconds),
         )
         self.journal.startService()
         self.addCleanup(self.stop)

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import grpc
-from twisted.logger import Logger
 
-from raccoon.service.grpc.servicer import Answer, Metadata
+from raccoon.service.grpc.servicer import Call, Metadata
+from raccoon.supervision import Supervisor
 
 try:
     from grpc._cython.cygrpc import ReceiveMessageOperation
@@ -28,28 +28,27 @@ try:
 except ImportError:
     DIRECT = False
 
-_log = Logger()
-
-Serve = Callable[[bytes, Metadata, Answer], None]
+Serve = Callable[[bytes, Metadata, Call], None]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-def make_handler(serve: Serve) -> Handler:
+def make_handler(serve: Serve, supervisor: Supervisor) -> Handler:
     """The better of the two that this grpcio allows, for a method on bytes."""
-    return direct_handler(serve) if DIRECT else blocking_handler(serve)
+    make = direct_handler if DIRECT else blocking_handler
+    return make(serve, supervisor)
 
 
-def direct_handler(serve: Serve) -> Handler:
+def direct_handler(serve: Serve, supervisor: Supervisor) -> Handler:
     """Serve in the server's own thread."""
-    return grpc.unary_unary_rpc_method_handler(_DirectBehavior(serve))
+    return grpc.unary_unary_rpc_method_handler(_DirectBehavior(serve, supervisor))
 
 
-def blocking_handler(serve: Serve) -> Handler:
+def blocking_handler(serve: Serve, supervisor: Supervisor) -> Handler:
     """Serve in a thread of the server's pool, which waits for the outcome."""
 
     def behavior(body: bytes, context: grpc.ServicerContext) -> bytes:
         answer = _AwaitedAnswer()
-        _served(serve, body, context.invocation_metadata(), answer)
+        _serve(serve, supervisor, body, context.invocation_metadata(), answer)
         left = context.time_remaining()
         timeout = threading.TIMEOUT_MAX if left is None else min(left, threading.TIMEOUT_MAX)
         if not answer.done.wait(timeout):
@@ -61,12 +60,14 @@ def blocking_handler(serve: Serve) -> Handler:
     return grpc.unary_unary_rpc_method_handler(behavior)
 
 
-def _served(serve: Serve, body: bytes, metadata: Metadata, answer: Answer) -> None:
+def _serve(
+    serve: Serve, supervisor: Supervisor, body: bytes, metadata: Metadata, call: Call
+) -> None:
     try:
-        serve(body, metadata, answer)
-    except Exception:
-        _log.failure("a gRPC call failed")
-        answer.abort(grpc.StatusCode.INTERNAL, "internal error")
+        serve(body, metadata, call)
+    except Exception as error:
+        supervisor.failed("a gRPC call", error)
+        call.abort(grpc.StatusCode.INTERNAL, "internal error")
 
 
 class _AwaitedAnswer:
@@ -87,8 +88,8 @@ class _AwaitedAnswer:
 class _DirectBehavior:
     """A behavior that is never called: its `experimental_thread_pool` takes the call instead."""
 
-    def __init__(self, serve: Serve) -> None:
-        self.experimental_thread_pool = _CallTaker(serve)
+    def __init__(self, serve: Serve, supervisor: Supervisor) -> None:
+        self.experimental_thread_pool = _CallTaker(serve, supervisor)
 
     def __call__(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         raise AssertionError("grpcio did not give the call to experimental_thread_pool")
@@ -101,9 +102,10 @@ class _CallTaker(ThreadPoolExecutor):
     `_handle_unary_unary`.
     """
 
-    def __init__(self, serve: Serve) -> None:
+    def __init__(self, serve: Serve, supervisor: Supervisor) -> None:
         super().__init__(1)
         self._serve = serve
+        self._supervisor = supervisor
 
     def submit(self, *submitted: Any, **_: Any) -> Any:
         """Ask for the call's message; what is returned tells of the call's end."""
@@ -111,11 +113,16 @@ class _CallTaker(ThreadPoolExecutor):
         call = _DirectAnswer(event, state)
 
         def received(message_event: Any) -> tuple[None, tuple[()]]:
-            body = message_event.batch_operations[0].message()
-            if body is None:
-                call.cut_short()
-            else:
-                _served(self._serve, body, event.invocation_metadata, call)
+            # What is raised here would end the server's thread.
+            try:
+                body = message_event.batch_operations[0].message()
+                if body is None:
+                    call.cut_short()
+                else:
+                    metadata = event.invocation_metadata
+                    _serve(self._serve, self._supervisor, body, metadata, call)
+            except Exception as error:
+                self._supervisor.failed("a gRPC call", error)
             return None, ()
 
         event.call.start_server_batch((ReceiveMessageOperation(0),), received)

@@ -8,7 +8,8 @@ from typing import Any
 
 from twisted.internet.defer import inlineCallbacks
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
+
+from raccoon.supervision import Supervisor
 
 _LOOK_SECONDS = 0.001
 
@@ -21,12 +22,12 @@ class Inbox:
 
     Args:
         reactor: takes calls from threads.
+        supervisor: is told of faults.
     """
 
-    _logger = Logger()
-
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, supervisor: Supervisor) -> None:
         self._reactor = reactor
+        self._supervisor = supervisor
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._coming: deque[None] = deque()  # one for each block: no lock is needed to count them
         self._woken = False
@@ -56,5 +57,5 @@ class Inbox:
             function, args = self._calls.popleft()
             try:
                 function(*args)
-            except Exception:
-                self._logger.failure("a request from gRPC failed")
+            except Exception as error:
+                self._supervisor.failed("the inbox of gRPC", error)

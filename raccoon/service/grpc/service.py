@@ -13,16 +13,21 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
+from zope.interface import implementer
 
-from raccoon.config import GrpcSettings, LimitSettings
+from raccoon.config import GrpcSettings, LimitSettings, Settings
+from raccoon.deserialization import ProtobufDeserializer
 from raccoon.errors import StartError
+from raccoon.intake import Codec
+from raccoon.serialization import ProtobufSerializer
+from raccoon.service.edge import EdgeContext, IEdge
 from raccoon.service.grpc.handlers import make_handler
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import METHOD, SERVICE, EventServicer
 from raccoon.service.grpc.stream import STREAM_METHOD, STREAM_SERVICE, StreamServicer
 from raccoon.service.grpc.stream_handlers import make_stream_handler
+from raccoon.supervision import Supervisor
 
 _THREADS = 64  # started on demand; only calls that cannot be served without one take them
 _STOP_MARGIN = 1.0
@@ -30,6 +35,7 @@ _HEALTH_SECONDS = 1.0
 _PING_MS = 30_000
 
 
+@implementer(IEdge)
 class GrpcService(Service):
     """grpcio's threaded server.
 
@@ -43,8 +49,11 @@ class GrpcService(Service):
         not_ready: why requests should not be sent here now; empty when they may.
         settings: concurrency.
         limits: message and metadata size.
-        shared: whether other workers listen there too.
+        supervisor: watches the loop that tells health, and callbacks.
+        shared: whether other worker processes listen there too.
     """
+
+    name = "gRPC"
 
     def __init__(
         self,
@@ -57,6 +66,7 @@ class GrpcService(Service):
         not_ready: Callable[[], list[str]],
         settings: GrpcSettings,
         limits: LimitSettings,
+        supervisor: Supervisor,
         shared: bool = False,
     ) -> None:
         self._reactor = reactor
@@ -67,15 +77,19 @@ class GrpcService(Service):
         self._inbox = inbox
         self._not_ready = not_ready
         self._health = HealthServicer()
-        self._tell_health = LoopingCall(self._set_health)
-        self._tell_health.clock = reactor
+        self._supervisor = supervisor
+        self._tell_health = supervisor.loop("gRPC health", self._set_health, reactor)
         self._settings = settings
         self._limits = limits
         self._shared = shared
         self._server: grpc.Server | None = None
         self._stopped: Any = None
-        self.host = address.rpartition(":")[0]
-        self.port = 0
+        self._port = 0
+
+    @property
+    def address(self) -> str:
+        """See IEdge."""
+        return f"{self._address.rpartition(':')[0]}:{self._port}"
 
     def privilegedStartService(self) -> None:
         """Bind, while a port below 1024 still can be.
@@ -100,19 +114,19 @@ class GrpcService(Service):
                 ("grpc.absolute_max_metadata_size", self._limits.header_bytes),
             ],
         )
-        handler = make_handler(self._servicer.send_event)
+        handler = make_handler(self._servicer.send_event, self._supervisor)
         self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
-        stream_handler = make_stream_handler(self._streams.open)
+        stream_handler = make_stream_handler(self._streams.open, self._supervisor)
         self._server.add_registered_method_handlers(STREAM_SERVICE, {STREAM_METHOD: stream_handler})
         add_HealthServicer_to_server(self._health, self._server)
         if self._settings.reflection:
             services = (SERVICE, STREAM_SERVICE, SERVICE_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(services, self._server)
         try:
-            self.port = self._server.add_insecure_port(self._address)
+            self._port = self._server.add_insecure_port(self._address)
         except RuntimeError:
-            self.port = 0
-        if not self.port:
+            self._port = 0
+        if not self._port:
             raise StartError(
                 f"{self._option}: cannot listen: the address is taken, or is not host:port"
             )
@@ -126,18 +140,13 @@ class GrpcService(Service):
         self._reactor.callWhenRunning(self._tell_health.start, _HEALTH_SECONDS)
 
     def quiet(self, grace: float) -> Deferred[None]:
-        """Refuse new calls and read no stream; calls under way have `grace` seconds.
-
-        Returns:
-            Fires when all that was read is collected.
-        """
+        """Refuse new calls and read no stream; see IEdge."""
         self._take_nothing_new(grace)
         emptied: Deferred[None] = self._inbox.emptied()
         return emptied
 
     def _take_nothing_new(self, grace: float) -> None:
-        if self._tell_health.running:
-            self._tell_health.stop()
+        self._tell_health.stop()
         self._health.enter_graceful_shutdown()
         if self._server is not None and self._stopped is None:
             self._stopped = self._server.stop(grace)
@@ -169,3 +178,42 @@ def _end(server: grpc.Server, stopped: Any) -> None:
     """Wait for the calls under way, but not for clients that do not read their answers."""
     if not stopped.wait(_STOP_MARGIN):
         server.stop(0).wait(_STOP_MARGIN)
+
+
+def grpc_address(settings: Settings, address: str | None) -> tuple[str, str]:
+    """The setting that chose the gRPC listener, for an error, and its host:port."""
+    if address:
+        return f"--grpc {address}", address
+    return f"SERVER_GRPC_PORT {settings.grpc.port}", f"[::]:{settings.grpc.port}"
+
+
+def make_grpc_service(context: EdgeContext, address: str | None = None) -> GrpcService:
+    """gRPC, on host:port or on SERVER_GRPC_PORT."""
+    reactor, settings = context.reactor, context.settings
+    # Not REST's: it is used in gRPC's threads.
+    codec = Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer())
+    inbox = Inbox(reactor, context.supervisor)
+    servicer = EventServicer(
+        inbox, context.intake("gRPC", requires_id=True), codec, context.identification
+    )
+    streams = StreamServicer(
+        inbox,
+        context.intake("gRPC stream", requires_id=True),
+        codec,
+        context.identification,
+        context.metrics,
+        reactor.seconds,
+        settings.limits.in_flight,
+    )
+    return GrpcService(
+        reactor,
+        *grpc_address(settings, address),
+        servicer,
+        streams,
+        inbox,
+        context.not_ready,
+        settings.grpc,
+        settings.limits,
+        context.supervisor,
+        context.shared is not None,
+    )

@@ -10,27 +10,18 @@ from typing import Any, Protocol
 
 import grpc
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from raccoon.collector import failure_value
-from raccoon.errors import BadRequestError, Overloaded
+from raccoon.errors import BadRequestError
 from raccoon.identification import Identification
-from raccoon.interfaces import ICollector, IMetrics
+from raccoon.intake import OVERLOADED, Answer, Codec, Intake
+from raccoon.interfaces import IMetrics
 from raccoon.logs import Throttle
-from raccoon.messages import (
-    CODE_BAD_REQUEST,
-    CODE_INTERNAL_ERROR,
-    Identifier,
-    Response,
-    failure,
-    success,
-)
-from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.messages import Identifier, Response
+from raccoon.metrics.rx import count_rejected
 from raccoon.proto import stream_pb2
 from raccoon.request import CollectRequest
 from raccoon.service.grpc.inbox import Inbox
-from raccoon.service.grpc.servicer import Metadata, identify
-from raccoon.service.rest.resource import Codec
+from raccoon.service.grpc.servicer import Metadata, identity
 
 STREAM_SERVICE = stream_pb2.DESCRIPTOR.services_by_name["EventStreamService"].full_name
 STREAM_METHOD = "SendEvents"
@@ -156,53 +147,29 @@ class EventStream:
     # In the reactor's thread.
 
     def _collect(self, request: CollectRequest) -> None:
-        servicer = self._servicer
-        count_request(servicer.metrics, request)
-        servicer.collector.collect(request).addCallbacks(
-            self._stored, self._not_stored, (request,), {}, (request,)
-        )
+        self._servicer.intake.collect(request, self._respond)
         if self._paused & _UNCOLLECTED:
             self._resume(_UNCOLLECTED)
-
-    def _stored(self, _: None, request: CollectRequest) -> None:
-        self._answer(success(request.guid, self._servicer.seconds()))
-
-    def _not_stored(self, error: Failure, request: CollectRequest) -> None:
-        cause = failure_value(error)
-        reason = f"cannot publish events: {cause}"
-        if isinstance(cause, Overloaded):
-            reason = str(cause)
-            if not self._paused & _OVERLOADED:
-                with self._wire.lock:
-                    self._paused |= _OVERLOADED
-                self._servicer.collector.when_room(partial(self._resume, _OVERLOADED))
-        now = self._servicer.seconds()
-        self._answer(failure(CODE_INTERNAL_ERROR, reason, now, request.guid))
 
     # From any thread.
 
     def _decode(self, body: bytes) -> None:
         servicer = self._servicer
-        received_at = servicer.seconds()
-        try:
-            batch = servicer.codec.deserializer.deserialize(body)
-        except BadRequestError as error:
-            self._bad_request(error, received_at)
-            return
-        request = CollectRequest(self._identifier, batch, received_at)
-        servicer.inbox.put(self._collect, request)
-
-    def _bad_request(self, error: BadRequestError, now: float) -> None:
-        group = self._identifier.group
-        count_rejected(self._servicer.metrics, "serde", group)
-        self._servicer.throttle.warn(
-            "gRPC message refused: {reason}", reason=str(error), group=group
+        request = servicer.intake.decode(
+            self._identifier, servicer.codec, body, self._respond, None
         )
-        self._answer(failure(CODE_BAD_REQUEST, f"cannot deserialize request: {error}", now, ""))
-        if self._paused & _UNCOLLECTED:
+        if request is not None:
+            servicer.inbox.put(self._collect, request)
+        elif self._paused & _UNCOLLECTED:
             self._resume(_UNCOLLECTED)
 
-    def _answer(self, response: Response) -> None:
+    def _respond(
+        self, answer: Answer, response: Response, request: CollectRequest | None, _: None
+    ) -> None:
+        if answer is OVERLOADED and not self._paused & _OVERLOADED:
+            with self._wire.lock:
+                self._paused |= _OVERLOADED
+            self._servicer.intake.when_room(partial(self._resume, _OVERLOADED))
         body = self._servicer.codec.serializer.serialize(response)
         with self._wire.lock:
             if self._ended:
@@ -253,12 +220,12 @@ class StreamServicer:
 
     Args:
         inbox: the way to the reactor.
-        collector: where requests go; touched in the reactor thread only.
+        intake: takes the requests.
         protobuf: the codec.
-        identification: reads the client's id and group.
+        identification: names the metadata with a client's id and group.
         metrics: counts.
-        seconds: the clock, in Unix seconds.
-        max_in_flight: unanswered requests of one stream; past it it is not read.
+        seconds: the wall clock.
+        max_in_flight: unanswered requests of one stream beyond which reading pauses.
     """
 
     _logger = Logger()
@@ -266,21 +233,20 @@ class StreamServicer:
     def __init__(
         self,
         inbox: Inbox,
-        collector: ICollector,
+        intake: Intake,
         protobuf: Codec,
         identification: Identification,
         metrics: IMetrics,
         seconds: Callable[[], float],
         max_in_flight: int,
     ) -> None:
-        self.collector = collector
+        self.intake = intake
         self.codec = protobuf
-        self.metrics = metrics
-        self.seconds = seconds
         self.inbox = inbox
         self.max_in_flight = max_in_flight
-        self.throttle = Throttle(self._logger, seconds)
         self.streams: set[EventStream] = set()
+        self._metrics = metrics
+        self._throttle = Throttle(self._logger, seconds)
         self._identification = identification
         self._stopping = False
 
@@ -295,10 +261,10 @@ class StreamServicer:
             Its stream, to be begun by the caller; None if it was refused and has ended.
         """
         try:
-            identifier = identify(self._identification, metadata)
+            identifier = self.intake.identify(*identity(self._identification, metadata))
         except BadRequestError as error:
-            count_rejected(self.metrics, "serde", "NA")
-            self.throttle.warn("gRPC stream refused: {reason}", reason=str(error))
+            count_rejected(self._metrics, "serde", "NA")
+            self._throttle.warn("gRPC stream refused: {reason}", reason=str(error))
             with wire.lock:
                 wire.end(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             return None

@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import grpc
-from twisted.logger import Logger
 
 from raccoon.service.grpc.handlers import CallEnd
 from raccoon.service.grpc.servicer import Metadata
 from raccoon.service.grpc.stream import EventStream, Wire
+from raccoon.supervision import Supervisor
 
 try:
     from grpc._cython.cygrpc import (
@@ -34,35 +35,38 @@ try:
 except ImportError:
     DIRECT = False
 
-_log = Logger()
 _READ, _WRITE = "raccoon read", "raccoon write"  # what a call waits for before it is over
 
 Open = Callable[[Metadata, Wire], EventStream | None]
 Handler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
-def make_stream_handler(open_stream: Open) -> Handler:
+def make_stream_handler(open_stream: Open, supervisor: Supervisor) -> Handler:
     """The better of the two that this grpcio allows, for a method on bytes."""
-    return direct_stream_handler(open_stream) if DIRECT else blocking_stream_handler(open_stream)
+    make = direct_stream_handler if DIRECT else blocking_stream_handler
+    return make(open_stream, supervisor)
 
 
-def direct_stream_handler(open_stream: Open) -> Handler:
+def direct_stream_handler(open_stream: Open, supervisor: Supervisor) -> Handler:
     """Serve in the server's own thread."""
-    return grpc.stream_stream_rpc_method_handler(_DirectBehavior(open_stream))
+    return grpc.stream_stream_rpc_method_handler(_DirectBehavior(open_stream, supervisor))
 
 
-def blocking_stream_handler(open_stream: Open) -> Handler:
+def blocking_stream_handler(open_stream: Open, supervisor: Supervisor) -> Handler:
     """Serve in a thread of the server's pool, which writes, and another, which reads."""
 
     def behavior(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        return _BlockingWire(requests, context).serve(open_stream)
+        return _BlockingWire(requests, context, supervisor).serve(open_stream)
 
     return grpc.stream_stream_rpc_method_handler(behavior)
 
 
 class _BlockingWire:
-    def __init__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> None:
+    def __init__(
+        self, requests: Iterator[bytes], context: grpc.ServicerContext, supervisor: Supervisor
+    ) -> None:
         self.lock = threading.RLock()
+        self._supervisor = supervisor
         self._requests = requests
         self._context = context
         self._may_read = threading.Semaphore(0)
@@ -88,7 +92,7 @@ class _BlockingWire:
                 self._end_of_call(stream)
             with suppress(grpc.RpcError):  # the client is gone already
                 self._context.send_initial_metadata(())
-            threading.Thread(target=self._read_all, args=(stream,), daemon=True).start()
+            self._supervisor.thread("gRPC stream reader", partial(self._read_all, stream)).start()
             stream.begin()
         while (body := self._answers.get()) is not None:
             yield body
@@ -109,8 +113,8 @@ class _BlockingWire:
                 body = None
             try:
                 stream.received(body)
-            except Exception:
-                _log.failure("a gRPC stream failed")
+            except Exception as error:
+                self._supervisor.failed("a gRPC stream", error)
                 with self.lock:
                     self.end(grpc.StatusCode.INTERNAL, "internal error")
 
@@ -124,8 +128,8 @@ class _BlockingWire:
 class _DirectBehavior:
     """A behavior that is never called: its `experimental_thread_pool` takes the call instead."""
 
-    def __init__(self, open_stream: Open) -> None:
-        self.experimental_thread_pool = _CallTaker(open_stream)
+    def __init__(self, open_stream: Open, supervisor: Supervisor) -> None:
+        self.experimental_thread_pool = _CallTaker(open_stream, supervisor)
 
     def __call__(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         raise AssertionError("grpcio did not give the call to experimental_thread_pool")
@@ -138,14 +142,15 @@ class _CallTaker(ThreadPoolExecutor):
     `_handle_stream_stream`.
     """
 
-    def __init__(self, open_stream: Open) -> None:
+    def __init__(self, open_stream: Open, supervisor: Supervisor) -> None:
         super().__init__(1)
         self._open = open_stream
+        self._supervisor = supervisor
 
     def submit(self, *submitted: Any, **_: Any) -> Any:
         """Begin the call; what is returned tells of its end."""
         event, state = submitted[2], submitted[3]
-        wire = _DirectWire(event.call, state)
+        wire = _DirectWire(event.call, state, self._supervisor)
         wire.serve(self._open, event.invocation_metadata)
         return wire.ended
 
@@ -157,10 +162,11 @@ class _DirectWire:
     empty. Whatever may add to it holds `state.condition`.
     """
 
-    __slots__ = ("_call", "_state", "_stream", "ended", "lock")
+    __slots__ = ("_call", "_state", "_stream", "_supervisor", "ended", "lock")
 
-    def __init__(self, call: Any, state: Any) -> None:
+    def __init__(self, call: Any, state: Any, supervisor: Supervisor) -> None:
         self._call = call
+        self._supervisor = supervisor
         self._state = state
         self._stream: EventStream | None = None
         self.lock = state.condition
@@ -172,8 +178,8 @@ class _DirectWire:
             self._stream = open_stream(metadata, self)
             if self._stream is not None:
                 self._stream.begin()
-        except Exception:
-            self._failed()
+        except Exception as error:
+            self._failed(error)
 
     def read(self) -> None:
         self._start(ReceiveMessageOperation(0), _READ, self._read)
@@ -202,8 +208,8 @@ class _DirectWire:
         try:
             if self._stream is not None:
                 self._stream.received(event.batch_operations[-1].message())
-        except Exception:
-            self._failed()
+        except Exception as error:
+            self._failed(error)
         return over
 
     def _written(self, event: Any) -> Any:
@@ -212,12 +218,12 @@ class _DirectWire:
         try:
             if self._stream is not None:
                 self._stream.written()
-        except Exception:
-            self._failed()
+        except Exception as error:
+            self._failed(error)
         return over
 
-    def _failed(self) -> None:
-        _log.failure("a gRPC stream failed")
+    def _failed(self, error: Exception) -> None:
+        self._supervisor.failed("a gRPC stream", error)
         with self.lock:
             if _is_rpc_state_active(self._state):
                 self.end(grpc.StatusCode.INTERNAL, "internal error")

@@ -8,10 +8,10 @@ more than this does. Source: RFC 9112, sections 2 to 6.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from raccoon.config import LimitSettings
 from raccoon.identification import Identification
+from raccoon.intake import Arrival
 
 _PLAIN_POST = re.compile(
     rb"POST /api/v1/events HTTP/1\.1\r\n"
@@ -21,22 +21,6 @@ _PLAIN_POST = re.compile(
 _GENERAL = (b"transfer-encoding", b"expect", b"upgrade")
 _KEEP_ALIVE = b"keep-alive"
 _LENGTH_DIGITS = 15
-
-
-class Post(NamedTuple):
-    """A POST of events.
-
-    Attributes:
-        content_type: the Content-Type as it was sent, or empty.
-        client: the value of the header with the client's id, or None.
-        group: that of the header with its group, or None.
-        body: the request's body.
-    """
-
-    content_type: bytes
-    client: str | None
-    group: str | None
-    body: bytes
 
 
 class PostReader:
@@ -59,7 +43,7 @@ class PostReader:
             {b"content-type", b"content-length", b"connection", self._client, self._group}
         )
 
-    def read(self, data: bytes) -> Post | None:
+    def read(self, data: bytes) -> Arrival | None:
         """Read one whole request.
 
         Args:
@@ -96,7 +80,7 @@ class PostReader:
         ):
             return None
         client, group = found.get(self._client), found.get(self._group)
-        return Post(
+        return Arrival(
             found.get(b"content-type", b""),
             None if client is None else client.decode("latin-1"),
             None if group is None else group.decode("latin-1"),

@@ -1,4 +1,4 @@
-"""The REST application: its routes on Klein, and how an outcome becomes an HTTP answer."""
+"""The REST application: its routes on Klein, and requests of events in the form of HTTP."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ from typing import Any, NamedTuple
 
 import orjson
 from klein import Klein
-from twisted.internet.defer import Deferred, succeed
-from twisted.logger import Logger
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from werkzeug.exceptions import HTTPException
 
-from raccoon.collector import failure_value
 from raccoon.config import LimitSettings
-from raccoon.errors import BadRequestError, Overloaded
 from raccoon.identification import Identification
-from raccoon.interfaces import ICollector, IDeserializer, IMetrics, ISerializer
-from raccoon.logs import Throttle
-from raccoon.messages import CODE_BAD_REQUEST, CODE_INTERNAL_ERROR, failure, success
-from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.intake import UNKNOWN_CONTENT_TYPE, Answer, Arrival, Codec, Intake
+from raccoon.interfaces import ISerializer
+from raccoon.messages import Response
 from raccoon.request import CollectRequest
 from raccoon.service.rest.cors import CorsPolicy
-from raccoon.service.rest.posts import Post, PostReader
+from raccoon.service.rest.posts import PostReader
 
 EVENTS_PATH = b"/api/v1/events"
 _RETRY_AFTER = (b"Retry-After", b"1")
@@ -37,14 +33,7 @@ _ALIASES = {
 }
 
 
-class Codec(NamedTuple):
-    """Both directions of one content type."""
-
-    deserializer: IDeserializer
-    serializer: ISerializer
-
-
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What a request of events is answered with: an HTTP status, headers and a body."""
 
     status: int
@@ -53,42 +42,37 @@ class Answer(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+Reply = Callable[[HttpAnswer], None]
+
+
 class RestResource:
-    """Decodes, hands to the collector and answers.
+    """Gives what came by HTTP to the intake, and its answers the form of HTTP.
 
     Args:
-        collector: where requests go.
+        intake: takes the requests of events.
         json: codec of application/json.
         protobuf: codec of application/proto.
-        identification: reads the client's id and group.
+        identification: names the headers of a client's id and group.
         cors: the cross-origin policy.
         not_ready: why requests should not be sent here now; empty when they may.
-        metrics: counts what was read.
-        seconds: the clock, in Unix seconds.
     """
 
     app = Klein()
-    _logger = Logger()
 
     def __init__(
         self,
-        collector: ICollector,
+        intake: Intake,
         json: Codec,
         protobuf: Codec,
         identification: Identification,
         cors: CorsPolicy,
         not_ready: Callable[[], list[str]],
-        metrics: IMetrics,
-        seconds: Callable[[], float],
     ) -> None:
-        self._collector = collector
+        self._intake = intake
         self._codecs = {_JSON: json, _PROTOBUF: protobuf}
         self._identification = identification
         self._cors = cors
         self._not_ready = not_ready
-        self._metrics = metrics
-        self._seconds = seconds
-        self._throttle = Throttle(self._logger, seconds)
 
     @app.route("/ping", methods=["GET"])
     def ping(self, request: Request) -> bytes:
@@ -120,44 +104,32 @@ class RestResource:
     @app.route("/api/v1/events", methods=["POST"])
     def events(self, request: Request) -> Deferred[bytes]:
         """One request of events; fires with the body of the answer."""
-        post = Post(
+        arrival = Arrival(
             request.requestHeaders.getRawHeaders(b"content-type", [b""])[0],
             _header(request, self._identification.id_header_bytes),
             _header(request, self._identification.group_header_bytes),
             _body(request),
         )
-        return self.take(post).addCallback(_into, request)
+        answered: Deferred[HttpAnswer] = Deferred()
+        self.take(arrival, answered.callback)
+        return answered.addCallback(_into, request)
 
-    def take(self, post: Post) -> Deferred[Answer]:
-        """Decode a request of events and hand it on; fires with its answer."""
-        content_type = post.content_type
-        canonical = _ALIASES.get(content_type) or _ALIASES.get(
-            content_type.split(b";", 1)[0].strip().lower()
-        )
+    def take(self, arrival: Arrival, reply: Reply) -> None:
+        """Take a request of events; `reply` is called with its answer, now or later."""
+        content_type = arrival.content_type
+        canonical = _canonical(content_type)
         if canonical is None:
-            count_rejected(self._metrics, "unknowncontentype", "NA")
-            self._throttle.warn(
-                "REST request refused: content type {content_type}",
-                content_type=content_type[:100].decode("latin-1"),
+            self._intake.refuse(
+                UNKNOWN_CONTENT_TYPE,
+                "unknowncontentype",
+                f"content type {content_type[:100].decode('latin-1')!r}",
+                self._respond,
+                (_JSON, self._codecs[_JSON].serializer, reply),
             )
-            refusal = failure(CODE_BAD_REQUEST, "invalid content type", self._seconds())
-            return succeed(Answer(400, _JSON, self._codecs[_JSON].serializer.serialize(refusal)))
+            return
         codec = self._codecs[canonical]
-        received_at = self._seconds()
-        try:
-            identifier = self._identification.identifier(post.client, post.group)
-            batch = codec.deserializer.deserialize(post.body)
-        except BadRequestError as error:
-            count_rejected(self._metrics, "serde", "NA")
-            self._throttle.warn("REST request refused: {reason}", reason=str(error))
-            reason = f"deserialization failure: {error}"
-            refusal = failure(CODE_BAD_REQUEST, reason, received_at)
-            return succeed(Answer(400, content_type, codec.serializer.serialize(refusal)))
-        request = CollectRequest(identifier, batch, received_at)
-        count_request(self._metrics, request)
-        answered_as = (content_type, codec.serializer, batch.guid)
-        done: Deferred[None] = self._collector.collect(request)
-        return done.addCallbacks(self._stored, self._not_stored, answered_as, {}, answered_as)
+        context = content_type, codec.serializer, reply
+        self._intake.take(arrival, codec, self._respond, context)
 
     @app.handle_errors(HTTPException)  # type: ignore[arg-type]
     def no_route(self, request: Request, error: Failure) -> bytes:
@@ -197,34 +169,36 @@ class RestResource:
             request.setHeader(name, value)
         return b"" if request.method == b"OPTIONS" else None
 
-    def refuse(self, request: Request, status: int, reason: str) -> bytes:
+    def refuse(self, request: Request, answer: Answer, cause: str) -> bytes:
         """The body of the answer to a request that is refused before it is read."""
-        count_rejected(self._metrics, "readerr", "NA")
-        self._throttle.warn("REST request refused: {reason}", reason=reason)
         content_type = request.requestHeaders.getRawHeaders(b"content-type", [_JSON])[0]
-        canonical = _ALIASES.get(content_type.split(b";", 1)[0].strip().lower(), _JSON)
-        refusal = failure(CODE_BAD_REQUEST, reason, self._seconds())
-        body: bytes = self._codecs[canonical].serializer.serialize(refusal)
-        return _into(Answer(status, canonical, body), request)
+        canonical = _canonical(content_type) or _JSON
+        answers: list[HttpAnswer] = []
+        context = canonical, self._codecs[canonical].serializer, answers.append
+        self._intake.refuse(answer, "readerr", cause, self._respond, context)
+        return _into(answers[0], request)
 
-    def _stored(self, _: None, content_type: bytes, serializer: ISerializer, guid: str) -> Answer:
-        answer = success(guid, self._seconds())
-        return Answer(200, content_type, serializer.serialize(answer))
-
-    def _not_stored(
-        self, error: Failure, content_type: bytes, serializer: ISerializer, guid: str
-    ) -> Answer:
-        cause = failure_value(error)
-        overloaded = isinstance(cause, Overloaded)
-        reason = str(cause) if overloaded else f"cannot publish events: {cause}"
-        answer = failure(CODE_INTERNAL_ERROR, reason, self._seconds(), guid)
-        body = serializer.serialize(answer)
-        if overloaded:
-            return Answer(503, content_type, body, (_RETRY_AFTER,))
-        return Answer(500, content_type, body)
+    def _respond(
+        self,
+        answer: Answer,
+        response: Response,
+        request: CollectRequest | None,
+        context: tuple[bytes, ISerializer, Reply],
+    ) -> None:
+        content_type, serializer, reply = context
+        headers = (_RETRY_AFTER,) if answer.retry else ()
+        body = serializer.serialize(response)
+        reply(HttpAnswer(answer.http_status, content_type, body, headers))
 
 
-def _into(answer: Answer, request: Request) -> bytes:
+def _canonical(content_type: bytes) -> bytes | None:
+    """The codec that a Content-Type selects, whatever its parameters and letter case."""
+    return _ALIASES.get(content_type) or _ALIASES.get(
+        content_type.split(b";", 1)[0].strip().lower()
+    )
+
+
+def _into(answer: HttpAnswer, request: Request) -> bytes:
     """Set an answer's status and headers; its body is left to send."""
     if answer.status != 200:
         request.setResponseCode(answer.status)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from zope.interface import implementer
 
+from raccoon.config import Settings
+from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
+from raccoon.intake import UNDECODABLE_BY_REST, Codec
+from raccoon.listening import default_endpoint, listen, shown
+from raccoon.serialization import JsonSerializer, ProtobufSerializer
+from raccoon.service.edge import EdgeContext, IEdge
+from raccoon.service.rest.cors import CorsPolicy
+from raccoon.service.rest.resource import RestResource
 from raccoon.service.rest.site import EventSite
-from raccoon.service.rest.websocket.factory import EventWebSocketFactory
+from raccoon.service.rest.websocket.factory import EventWebSocketFactory, UpgradeResource
+from raccoon.service.rest.websocket.hub import WebSocketHub
 
 _CLOSE_HANDSHAKE_SECONDS = 1.0
 
 
+@implementer(IEdge)
 class RestService(Service):
     """REST and WebSocket on one port.
 
@@ -22,8 +34,10 @@ class RestService(Service):
         reactor: gives time.
         listen: opens the listener.
         site: the HTTP server.
-        websocket: the WebSocket connections on it.
+        websocket: makes the WebSocket connections on it.
     """
+
+    name = "HTTP"
 
     def __init__(
         self,
@@ -34,8 +48,10 @@ class RestService(Service):
     ) -> None:
         self._reactor = reactor
         self._listen = listen
-        self._site = site
-        self._websocket = websocket
+        self.site = site
+        self._factory = websocket
+        self.hub = websocket.hub
+        self._address: Any = None
         self._port: IListeningPort | None = None
 
     def privilegedStartService(self) -> None:
@@ -45,40 +61,79 @@ class RestService(Service):
             StartError: the endpoint is not one, or its address is taken.
         """
         super().privilegedStartService()
-        self._port = self._listen(self._site)
+        self._port = self._listen(self.site)
+        self._address = self._port.getHost()
 
     def startService(self) -> None:
         """Serve."""
         super().startService()
-        self._websocket.doStart()
+        self._factory.doStart()
 
     @property
-    def address(self) -> Any:
-        """Where it listens, once it does."""
-        assert self._port is not None
-        return self._port.getHost()
+    def address(self) -> str:
+        """See IEdge."""
+        return shown(self._address)
 
     @inlineCallbacks
-    def quiet(self) -> Any:
-        """Accept no connection and read no request any more; answers still go out."""
+    def quiet(self, grace: float) -> Any:
+        """Accept no connection and read no request any more; see IEdge."""
         if self._port is not None:
             port, self._port = self._port, None
             yield port.stopListening()
-        self._websocket.stop_reading()
-        self._site.close_idle()
+        self.hub.stop_reading()
+        self.site.close_idle()
 
     @inlineCallbacks
     def stopService(self) -> Any:
         """Close every connection."""
         yield super().stopService()
-        yield self.quiet()
-        closing: Deferred[None] = self._websocket.close_all()
+        yield self.quiet(0)
+        closing: Deferred[None] = self.hub.close_all()
         try:
             yield closing.addTimeout(_CLOSE_HANDSHAKE_SECONDS, self._reactor)
         except TimeoutError:
-            for connection in self._websocket.table:
+            for connection in self.hub.table:
                 connection.abort()
-        for channel in list(self._site.channels):
+        for channel in list(self.site.channels):
             channel.transport.loseConnection()
-        if self._websocket.numPorts:
-            self._websocket.doStop()
+        if self._factory.numPorts:
+            self._factory.doStop()
+
+
+def http_address(settings: Settings, endpoint: str | None) -> tuple[str, str]:
+    """The setting that chose the HTTP listener, for an error, and its endpoint string."""
+    if endpoint:
+        return f"--http {endpoint}", endpoint
+    port = settings.websocket.port
+    return f"SERVER_WEBSOCKET_PORT {port}", default_endpoint(port)
+
+
+def make_rest_service(context: EdgeContext, endpoint: str | None = None) -> RestService:
+    """REST and WebSocket, on an endpoint or on SERVER_WEBSOCKET_PORT."""
+    reactor, settings, shared = context.reactor, context.settings, context.shared
+    json = Codec(JsonDeserializer(settings.limits, settings.event), JsonSerializer())
+    protobuf = Codec(ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer())
+    rest = RestResource(
+        context.intake("REST", UNDECODABLE_BY_REST),
+        json,
+        protobuf,
+        context.identification,
+        CorsPolicy(settings.cors, context.identification.client_headers),
+        context.not_ready,
+    )
+    hub = WebSocketHub(
+        reactor,
+        context.intake("WebSocket"),
+        json,
+        protobuf,
+        context.identification,
+        settings.websocket,
+        settings.limits,
+        context.metrics,
+        context.supervisor,
+        shared.make_table(context.metrics) if shared else None,
+    )
+    websocket = EventWebSocketFactory(hub)
+    site = EventSite(rest, UpgradeResource(websocket), settings.limits, reactor)
+    opens = shared.listen if shared else partial(listen, reactor, *http_address(settings, endpoint))
+    return RestService(reactor, opens, site, websocket)

@@ -18,9 +18,9 @@ from twisted.web.server import Request, Site
 
 from raccoon import __version__
 from raccoon.config import LimitSettings
+from raccoon.intake import TOO_LARGE, Arrival
 from raccoon.logs import Throttle
-from raccoon.service.rest.posts import Post
-from raccoon.service.rest.resource import EVENTS_PATH, Answer, RestResource
+from raccoon.service.rest.resource import EVENTS_PATH, HttpAnswer, RestResource
 from raccoon.service.transport import write_now
 
 _SERVER = b"Raccoon/" + __version__.encode("ascii")
@@ -101,7 +101,7 @@ class EventRequest(Request):
         limit = self.channel.site.limits.request_bytes
         self.clientproto = b"HTTP/1.1"
         reason = f"the body has {size}; at most {limit} bytes are allowed (LIMIT_REQUEST_BYTES)"
-        body = self.channel.site.rest.refuse(self, 413, reason)
+        body = self.channel.site.rest.refuse(self, TOO_LARGE, reason)
         self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         self.write(body)
@@ -119,18 +119,19 @@ class PlainRequest:
         """Nobody waits for the answer any more."""
         self._channel = None
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: HttpAnswer) -> None:
         """Send the answer in one piece."""
-        if self._channel is None:
+        channel, self._channel = self._channel, None
+        if channel is None:
             return
         headers = ((b"Content-Type", answer.content_type), *answer.headers)
-        write_now(self._channel.transport, self._site.compose(answer.status, headers, answer.body))
-        self._channel.answered(self)
+        write_now(channel.transport, self._site.compose(answer.status, headers, answer.body))
+        channel.answered(self)
 
     def failed(self, failure: Failure) -> None:
         """A fault of the server's own."""
         self._site.handler_raised(failure)
-        self.answer(Answer(500, b"text/plain; charset=utf-8", _FAULT))
+        self.answer(HttpAnswer(500, b"text/plain; charset=utf-8", _FAULT))
 
 
 class EventChannel(HTTPChannel):
@@ -188,17 +189,15 @@ class EventChannel(HTTPChannel):
             and not self.transport.disconnecting
         )
 
-    def _take(self, post: Post) -> None:
+    def _take(self, post: Arrival) -> None:
         request = PlainRequest(self)
         self.requests.append(request)
         self._handlingRequest = True
         self.setRawMode()  # what comes before the answer is kept until then
         try:
-            done = self.site.rest.take(post)
+            self.site.rest.take(post, request.answer)
         except Exception:
             request.failed(Failure())
-        else:
-            done.addCallbacks(request.answer, request.failed)
 
     def answered(self, request: PlainRequest) -> None:
         """A request that came whole is done with: go on with what came meanwhile.

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from raccoon.intake import Codec
 from raccoon.service.grpc.inbox import Inbox
-from raccoon.service.rest.resource import Codec
 from tests.edge_fakes import FakeCollector, protobuf_body
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.service.grpc.inbox import Inbox
-from tests.fakes import ThreadlessClock
+from raccoon.supervision import Supervisor
+from tests.fakes import FakeMetrics, ThreadlessClock
 
 
 class FakeReactor:
@@ -35,7 +36,7 @@ class InboxTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = FakeReactor()
         self.clock = ThreadlessClock()
-        self.inbox = Inbox(self.reactor)
+        self.inbox = Inbox(self.reactor, Supervisor(FakeMetrics()))
         self.seen: list[Any] = []
 
     def test_not_in_the_caller(self) -> None:
@@ -75,7 +76,7 @@ class InboxTests(SynchronousTestCase):
 
     def test_emptied(self) -> None:
         """It is empty once what was put down has run, and what was about to be put down too."""
-        inbox = Inbox(self.clock)
+        inbox = Inbox(self.clock, Supervisor(FakeMetrics()))
         emptied = inbox.emptied()
         self.successResultOf(emptied)
         with inbox:

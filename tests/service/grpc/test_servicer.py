@@ -7,18 +7,24 @@ from typing import Any
 import grpc
 
 from raccoon.deserialization import ProtobufDeserializer
-from raccoon.identification import Identification
+from raccoon.intake import Codec
 from raccoon.messages import Identifier
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
-from raccoon.service.rest.resource import Codec
-from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
+from tests.edge_fakes import (
+    NOW,
+    FakeCollector,
+    make_context,
+    make_settings,
+    protobuf_body,
+    read_protobuf,
+)
 from tests.fakes import FakeMetrics, ThreadlessClock
 from tests.service.grpc.case import GrpcCase
 
 SUCCESS, ERROR = 1, 2
-OK, INTERNAL_ERROR = 1, 3
+OK, BAD_REQUEST, INTERNAL_ERROR = 1, 2, 3
 METADATA = (("x-user-id", "phone"), ("user-agent", "grpc-test"))
 
 
@@ -57,17 +63,17 @@ class ServicerTestCase(GrpcCase):
         self.clock.advance(NOW)
         self.collector = FakeCollector(ack)
         self.metrics = FakeMetrics()
-        self.inbox = Inbox(self.clock)
+        context = make_context(settings, self.clock, self.collector, self.metrics)
+        self.supervisor = context.supervisor
+        self.inbox = Inbox(self.clock, context.supervisor)
         self.codec = Codec(
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
         )
         self.servicer = EventServicer(
             self.inbox,
-            self.collector,
+            context.intake("gRPC", requires_id=True),
             self.codec,
-            Identification(settings.websocket, settings.limits),
-            self.metrics,
-            self.clock.seconds,
+            context.identification,
         )
 
     def setUp(self) -> None:
@@ -122,32 +128,60 @@ class AnswerTests(ServicerTestCase):
             },
         )
 
+    def test_undeliverable(self) -> None:
+        """What no attempt can deliver is a bad request that is not to be sent again."""
+        answer = self.call(protobuf_body("a"))
+        self.turn()
+        self.collector.reject(why="topic t does not exist")
+        reason = "cannot publish events, do not retry: 1 of 1 events failed: topic t does not exist"
+        self.assertEqual(answer.response()["code"], BAD_REQUEST)
+        self.assertEqual(answer.response()["reason"], reason)
+
     def test_overloaded(self) -> None:
-        """A refused request is RESOURCE_EXHAUSTED and asks to retry."""
+        """A refused request is a response that asks to retry, and no gRPC error."""
         self.collector.overloaded = True
         answer = self.call(protobuf_body("a"))
         self.turn()
-        self.assertEqual(answer.error, (grpc.StatusCode.RESOURCE_EXHAUSTED, "overloaded, retry"))
+        self.assertIsNone(answer.error)
+        self.assertEqual(
+            answer.response(),
+            {
+                "status": ERROR,
+                "code": INTERNAL_ERROR,
+                "sent_time": int(NOW),
+                "reason": "overloaded, retry",
+                "data": {"req_guid": "a"},
+            },
+        )
 
-    def check_refused(self, answer: FakeAnswer, *words: str) -> None:
-        """The call has ended already, by INVALID_ARGUMENT, and nothing is kept of it."""
-        assert answer.error is not None
-        code, details = answer.error
-        self.assertEqual(code, grpc.StatusCode.INVALID_ARGUMENT)
-        for word in words:
-            self.assertIn(word, details)
-        self.assertEqual(self.metrics.total("batches_read_total", ("failed", "serde", "NA")), 1)
+    def check_unidentified(self, answer: FakeAnswer) -> None:
+        """The call has ended by INVALID_ARGUMENT, in the words that clients know."""
+        self.assertEqual(
+            answer.error, (grpc.StatusCode.INVALID_ARGUMENT, "connection id header missing")
+        )
+        self.check_not_collected("NA")
+
+    def check_refused(self, answer: FakeAnswer, *words: str, group: str = "--default--") -> None:
+        """The call has ended by a response that says why, and nothing is kept of it."""
+        self.assertIsNone(answer.error)
+        response = answer.response()
+        self.assertEqual((response["status"], response["code"]), (ERROR, BAD_REQUEST))
+        for word in ("cannot deserialize request: ", *words):
+            self.assertIn(word, response["reason"])
+        self.check_not_collected(group)
+
+    def check_not_collected(self, group: str) -> None:
+        """It was counted as one that could not be read."""
+        self.assertEqual(self.metrics.total("batches_read_total", ("failed", "serde", group)), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_id(self) -> None:
         """A call without an id is refused in the words that clients know."""
-        self.check_refused(
-            self.call(protobuf_body(), (("user-agent", "x"),)), "connection id header missing"
-        )
+        self.check_unidentified(self.call(protobuf_body(), (("user-agent", "x"),)))
 
     def test_no_metadata(self) -> None:
         """A call without any metadata is refused likewise."""
-        self.check_refused(self.call(protobuf_body(), ()), "connection id header missing")
+        self.check_unidentified(self.call(protobuf_body(), ()))
 
     def test_body_that_is_not_protobuf(self) -> None:
         """What is no SendEventRequest is refused."""
@@ -160,9 +194,8 @@ class AnswerTests(ServicerTestCase):
 
     def test_id_over_the_limit(self) -> None:
         """An id longer than LIMIT_ID_LENGTH is refused by name."""
-        self.check_refused(
-            self.call(protobuf_body(), (("x-user-id", "x" * 257),)), "LIMIT_ID_LENGTH"
-        )
+        answer = self.call(protobuf_body(), (("x-user-id", "x" * 257),))
+        self.check_refused(answer, "LIMIT_ID_LENGTH", group="NA")
 
     def test_answers_in_any_order(self) -> None:
         """Each call gets the outcome of its own request."""

@@ -8,13 +8,19 @@ from typing import Any
 import grpc
 
 from raccoon.deserialization import ProtobufDeserializer
-from raccoon.identification import Identification
+from raccoon.intake import Codec
 from raccoon.messages import Identifier
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.stream import EventStream, StreamServicer
-from raccoon.service.rest.resource import Codec
-from tests.edge_fakes import NOW, FakeCollector, make_settings, protobuf_body, read_protobuf
+from tests.edge_fakes import (
+    NOW,
+    FakeCollector,
+    make_context,
+    make_settings,
+    protobuf_body,
+    read_protobuf,
+)
 from tests.fakes import FakeMetrics, ThreadlessClock
 from tests.service.grpc.case import GrpcCase
 
@@ -63,15 +69,16 @@ class StreamTestCase(GrpcCase):
         self.clock.advance(NOW)
         self.collector = FakeCollector(ack)
         self.metrics = FakeMetrics()
-        self.inbox = Inbox(self.clock)
+        context = make_context(settings, self.clock, self.collector, self.metrics)
+        self.inbox = Inbox(self.clock, context.supervisor)
         self.codec = Codec(
             ProtobufDeserializer(settings.limits, settings.event), ProtobufSerializer()
         )
         self.servicer = StreamServicer(
             self.inbox,
-            self.collector,
+            context.intake("gRPC stream", requires_id=True),
             self.codec,
-            Identification(settings.websocket, settings.limits),
+            context.identification,
             self.metrics,
             self.clock.seconds,
             LIMIT,

@@ -24,6 +24,7 @@ PROTOBUF = "application/proto"
 SUCCESS, ERROR = 1, 2
 OK, BAD_REQUEST, INTERNAL_ERROR = 1, 2, 3
 SENT_TIME = int(NOW)
+GROUP = "--default--"
 
 
 def post(
@@ -207,7 +208,9 @@ class BadRequestTests(SynchronousTestCase):
             edge = Edge()
             self.check(edge.ask(post(body)), False)
             self.assertEqual(edge.collector.requests, [])
-            self.assertEqual(edge.metrics.total("batches_read_total", ("failed", "serde", "NA")), 1)
+            self.assertEqual(
+                edge.metrics.total("batches_read_total", ("failed", "serde", GROUP)), 1
+            )
 
     def test_reason_names_the_field(self) -> None:
         """A wrong field is named in the reason."""

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from raccoon.interfaces import IMetrics
 from raccoon.messages import Identifier
+from raccoon.supervision import Supervisor
 
 _TICK = 0.05
 _PER_TICK = 200
@@ -108,10 +109,18 @@ class KeepAlive:
         reactor: gives time.
         ping_interval: seconds between pings to a connection.
         pong_wait: seconds without a pong after which it is dropped.
+        supervisor: is told of faults.
     """
 
-    def __init__(self, reactor: IReactorTime, ping_interval: float, pong_wait: float) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        ping_interval: float,
+        pong_wait: float,
+        supervisor: Supervisor,
+    ) -> None:
         self._reactor = reactor
+        self._supervisor = supervisor
         self._interval = ping_interval
         self._wait = pong_wait
         self._heap: list[list[Any]] = []
@@ -160,11 +169,11 @@ class KeepAlive:
                 continue
             served += 1
             if now >= connection.last_pong + self._wait:
-                connection.pong_missing()
+                self._supervisor.call("keep-alive", connection.pong_missing)
                 if now >= connection.last_pong + self._wait:
                     continue  # it is about to end
             elif now >= next_ping:
-                connection.ping()
+                self._supervisor.call("keep-alive", connection.ping)
                 next_ping = now + self._interval
             if entry[2] is not None:
                 self._push(entry, next_ping, connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import txaio
 from autobahn.twisted.websocket import WebSocketServerProtocol
@@ -15,28 +15,24 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.collector import failure_value
-from raccoon.errors import BadRequestError, Overloaded, PublishError
+from raccoon.errors import BadRequestError, PublishError
+from raccoon.intake import OVERLOADED, STORED, Answer
 from raccoon.messages import (
-    CODE_BAD_REQUEST,
     CODE_INTERNAL_ERROR,
     CODE_MAX_CONNECTION_LIMIT_REACHED,
     CODE_MAX_USER_LIMIT_REACHED,
-    Batch,
     Identifier,
     Response,
     failure,
     success,
 )
-from raccoon.metrics.rx import count_rejected, count_request
+from raccoon.metrics.rx import count_rejected
 from raccoon.request import CollectRequest
 from raccoon.service.rest.websocket.connections import RefusedError
 from raccoon.service.rest.websocket.dedup import NEW, PUBLISHED, SeenBatches
 from raccoon.service.rest.websocket.frames import data_frame, take_message
+from raccoon.service.rest.websocket.hub import WebSocketHub
 from raccoon.service.transport import write_now
-
-if TYPE_CHECKING:
-    from raccoon.service.rest.websocket.factory import EventWebSocketFactory
 
 _PING = b"--ping--"
 _POLICY_VIOLATION = 1008
@@ -85,7 +81,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     perMessageCompressionAccept = staticmethod(lambda offers: None)
     log = txaio.make_logger(level="critical")  # what happens here is logged by ours
 
-    factory: EventWebSocketFactory
+    hub: WebSocketHub
     identifier = Identifier("", "")
     last_pong = 0.0
     _stop_watching: Any = None
@@ -146,7 +142,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onConnect(self, request: ConnectionRequest) -> Deferred[None] | None:
         """Take the identity from an upgrade; it is answered once the table has been asked."""
-        identification = self.factory.identification
+        identification = self.hub.identification
         headers = request.headers
         try:
             self.identifier = identification.identifier(
@@ -154,9 +150,9 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             )
         except BadRequestError as error:
             group = headers.get(identification.group_header)
-            self.factory.upgrade_failed(group, str(error))
+            self.hub.upgrade_failed(group, str(error))
             raise ConnectionDeny(400, str(error)) from None
-        claim = self.factory.table.claim(self)
+        claim = self.hub.table.claim(self)
         if claim is not None:
             # Whatever comes before the upgrade is answered would be parsed as another one.
             self._pause(_CLAIMING)
@@ -165,60 +161,42 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Enter the table, or tell the client why not."""
-        factory = self.factory
-        now = factory.reactor.seconds()
+        hub = self.hub
+        now = hub.reactor.seconds()
         group = self.identifier.group
         try:
-            factory.table.add(self)
+            hub.table.add(self)
         except RefusedError as refused:
-            factory.metrics.count("user_connection_failure_total", 1, (group, refused.reason))
-            factory.throttle.warn(
+            hub.metrics.count("user_connection_failure_total", 1, (group, refused.reason))
+            hub.throttle.warn(
                 "WebSocket connection refused: {reason}", reason=refused.reason, group=group
             )
             self._refuse(refused.reason, now)
             return
         self._connected_at = now
-        factory.metrics.count("user_connection_success_total", 1, (group,))
-        if factory.dedup_size:
-            self._seen = SeenBatches(factory.dedup_size)
-        self._stop_watching = factory.keep_alive.watch(self)
+        hub.metrics.count("user_connection_success_total", 1, (group,))
+        if hub.dedup_size:
+            self._seen = SeenBatches(hub.dedup_size)
+        self._stop_watching = hub.keep_alive.watch(self)
         self.registerProducer(self, True)
-        factory.logger.debug("connected", id=self.identifier.id, group=group, peer=self.peer)
+        hub.logger.debug("connected", id=self.identifier.id, group=group, peer=self.peer)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """One request; its answer may come at once or after others."""
         if self._connected_at is None or self.state != self.STATE_OPEN:
             return
-        factory = self.factory
-        received_at = factory.reactor.seconds()
-        codec = factory.protobuf if isBinary else factory.json
-        try:
-            batch = codec.deserializer.deserialize(payload)
-        except BadRequestError as error:
-            count_rejected(factory.metrics, "serde", self.identifier.group)
-            factory.throttle.warn(
-                "WebSocket message refused: {reason}",
-                reason=str(error),
-                group=self.identifier.group,
-            )
-            reason = f"cannot deserialize request: {error}"
-            self._send(failure(CODE_BAD_REQUEST, reason, received_at, ""), isBinary)
-            return
-        on_failed = None
-        if self._seen is not None and batch.guid:
-            if self._is_duplicate(self._seen, batch, isBinary):
-                return
-            on_failed = partial(_forget, self._seen, batch.guid)
-        request = CollectRequest(self.identifier, batch, received_at, on_failed)
-        count_request(factory.metrics, request)
-        self._begin()
-        factory.collector.collect(request).addCallbacks(
-            self._stored, self._not_stored, (request, isBinary), {}, (request, isBinary)
-        )
+        hub = self.hub
+        codec = hub.protobuf if isBinary else hub.json
+        self._in_flight += 1
+        request = hub.intake.decode(self.identifier, codec, payload, self._respond, isBinary)
+        if request is not None and not self._is_duplicate(request, isBinary):
+            hub.intake.collect(request, self._respond, isBinary)
+        if self._in_flight >= hub.max_in_flight:
+            self._pause(_IN_FLIGHT)
 
     def onPong(self, payload: bytes) -> None:
         """The client is alive."""
-        self.last_pong = self.factory.reactor.seconds()
+        self.last_pong = self.hub.reactor.seconds()
 
     def onPing(self, payload: bytes) -> None:
         """Answer a client's ping with its own payload."""
@@ -226,11 +204,11 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self.sendPong(payload)
         else:
             group = self.identifier.group
-            self.factory.metrics.count("server_pong_failure_total", 1, (group,))
+            self.hub.metrics.count("server_pong_failure_total", 1, (group,))
 
     def onCloseHandshakeTimeout(self) -> None:
         """The client does not take part in the closing handshake: cut it off."""
-        self.factory.metrics.count("conn_close_err_count", 1)
+        self.hub.metrics.count("conn_close_err_count", 1)
         super().onCloseHandshakeTimeout()
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
@@ -238,20 +216,20 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
-        factory = self.factory
-        factory.table.remove(self)
+        hub = self.hub
+        hub.table.remove(self)
         if self._connected_at is None:
             return
         group = self.identifier.group
         self._stop_watching()
-        lasted = factory.reactor.seconds() - self._connected_at
+        lasted = hub.reactor.seconds() - self._connected_at
         self._connected_at = None
-        factory.metrics.observe("user_session_duration_milliseconds", lasted * 1000, (group,))
-        count_rejected(factory.metrics, "closeerror" if code in _CLOSE_CODES else "unknown", group)
-        factory.logger.debug(
+        hub.metrics.observe("user_session_duration_milliseconds", lasted * 1000, (group,))
+        count_rejected(hub.metrics, "closeerror" if code in _CLOSE_CODES else "unknown", group)
+        hub.logger.debug(
             "disconnected", id=self.identifier.id, group=group, code=code, why_closed=reason
         )
-        factory.connection_closed()
+        hub.connection_closed()
 
     # From the connection table.
 
@@ -262,11 +240,11 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def pong_missing(self) -> None:
         """No pong in time: drop the connection, unless it is we who do not read."""
         if self._paused:
-            self.last_pong = self.factory.reactor.seconds()
+            self.last_pong = self.hub.reactor.seconds()
             return
         group = self.identifier.group
-        self.factory.metrics.count("server_ping_failure_total", 1, (group,))
-        self.factory.throttle.warn("WebSocket connection dropped: no pong came", group=group)
+        self.hub.metrics.count("server_ping_failure_total", 1, (group,))
+        self.hub.throttle.warn("WebSocket connection dropped: no pong came", group=group)
         self.dropConnection(abort=True)
 
     def go_away(self) -> None:
@@ -288,8 +266,8 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         """The client does not read its answers: read no more of its requests."""
         self._pause(_UNREAD)
         if self._unread is None:
-            wait = self.factory.write_wait
-            self._unread = self.factory.reactor.callLater(wait, self._never_reads)
+            wait = self.hub.write_wait
+            self._unread = self.hub.reactor.callLater(wait, self._never_reads)
 
     def resumeProducing(self) -> None:
         """The client reads again."""
@@ -303,52 +281,48 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def _never_reads(self) -> None:
         self._unread = None
-        self.factory.throttle.warn(
+        self.hub.throttle.warn(
             "WebSocket connection dropped: its answers are not read", group=self.identifier.group
         )
         self.dropConnection(abort=True)
 
     # Answers.
 
-    def _stored(self, _: None, request: CollectRequest, binary: bool) -> None:
-        now = self.factory.reactor.seconds()
-        if self._seen is not None:
-            self._seen.settle(request.guid, True)
-        self._answer(success(request.guid, now), binary)
-        if request.published_at is not None:
-            self.factory.answered(request.received_at, request.published_at, now)
+    def _respond(
+        self, answer: Answer, response: Response, request: CollectRequest | None, binary: bool
+    ) -> None:
+        frame = self._frame(response, binary)
+        hub = self.hub
+        if request is not None and self._seen is not None:
+            self._seen.settle(request.guid, answer is STORED)
+        if answer is OVERLOADED and not self._paused & _OVERLOADED:
+            self._pause(_OVERLOADED)
+            hub.intake.when_room(partial(self._resume, _OVERLOADED))
+        self._answer(frame)
+        if answer is STORED and request is not None and request.published_at is not None:
+            now = hub.reactor.seconds()
+            hub.answered(request.received_at, request.published_at, now)
 
-    def _not_stored(self, error: Failure, request: CollectRequest, binary: bool) -> None:
-        cause = failure_value(error)
-        reason = f"cannot publish events: {cause}"
-        if isinstance(cause, Overloaded):
-            reason = str(cause)
-            if self._seen is not None:
-                self._seen.settle(request.guid, False)
-            if not self._paused & _OVERLOADED:
-                self._pause(_OVERLOADED)
-                self.factory.collector.when_room(partial(self._resume, _OVERLOADED))
-        now = self.factory.reactor.seconds()
-        self._answer(failure(CODE_INTERNAL_ERROR, reason, now, request.guid), binary)
-
-    def _answer(self, response: Response, binary: bool) -> None:
+    def _answer(self, frame: bytes) -> None:
         """Answer a request that was counted as in flight."""
         self._in_flight -= 1
-        self._send(response, binary)
-        if self._paused & _IN_FLIGHT and self._in_flight * 2 <= self.factory.max_in_flight:
+        self._send(frame)
+        if self._paused & _IN_FLIGHT and self._in_flight * 2 <= self.hub.max_in_flight:
             self._resume(_IN_FLIGHT)
 
-    def _send(self, response: Response, binary: bool) -> None:
+    def _frame(self, response: Response, binary: bool) -> bytes:
+        codec = self.hub.protobuf if binary else self.hub.json
+        return data_frame(codec.serializer.serialize(response), binary)
+
+    def _send(self, frame: bytes) -> None:
         if self.state != self.STATE_OPEN:
             return
-        codec = self.factory.protobuf if binary else self.factory.json
-        frame = data_frame(codec.serializer.serialize(response), binary)
         if self._unsent is not None:
             self._unsent.append(frame)
         elif self._in_flight:
             # What was published together is answered together: one system call for all of it.
             self._unsent = [frame]
-            self.factory.flush_soon(self)
+            self.hub.flush_soon(self)
         else:
             write_now(self.transport, frame)
 
@@ -366,7 +340,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         else:
             who = "Max connection reached"
             refusal = failure(CODE_MAX_CONNECTION_LIMIT_REACHED, "max connection reached", now)
-        self._send(refusal, True)
+        self._send(self._frame(refusal, True))
         self._close(_POLICY_VIOLATION, who)
 
     def _close(self, code: int, reason: str) -> None:
@@ -387,38 +361,34 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             if not self._paused:
                 self.transport.resumeProducing()
                 if self.data:
-                    self.factory.reactor.callLater(0, self._read_on)
+                    self.hub.reactor.callLater(0, self._read_on)
 
     def _read_on(self) -> None:
         if not self._paused and self.state != self.STATE_CLOSED:
             self.consumeData()
 
-    def _begin(self) -> None:
-        self._in_flight += 1
-        if self._in_flight >= self.factory.max_in_flight:
-            self._pause(_IN_FLIGHT)
-
     # Deduplication.
 
-    def _is_duplicate(self, seen: SeenBatches, batch: Batch, binary: bool) -> bool:
-        """Whether the batch came before; it is then answered when its first copy is."""
-        guid = batch.guid
+    def _is_duplicate(self, request: CollectRequest, binary: bool) -> bool:
+        """Whether a request came before; it is then answered when its first copy is."""
+        seen, guid = self._seen, request.guid
+        if seen is None or not guid:
+            return False
 
         def settled(published: bool) -> None:
-            now = self.factory.reactor.seconds()
+            now = self.hub.reactor.seconds()
             reason = "cannot publish events: the first copy of this batch failed"
             answer = (
                 success(guid, now) if published else failure(CODE_INTERNAL_ERROR, reason, now, guid)
             )
-            self._answer(answer, binary)
+            self._answer(self._frame(answer, binary))
 
         state = seen.begin(guid, settled)
         if state == NEW:
+            request.on_failed = partial(_forget, seen, guid)
             return False
-        group = self.identifier.group
-        self.factory.metrics.count("events_duplicate_total", 1, (group, "duplicate"))
-        self.factory.metrics.count("events_in_duplicates_total", len(batch.types))
-        self._begin()
+        self.hub.metrics.count("events_duplicate_total", 1, (self.identifier.group, "duplicate"))
+        self.hub.metrics.count("events_in_duplicates_total", len(request.types))
         if state == PUBLISHED:
             settled(True)
         return True

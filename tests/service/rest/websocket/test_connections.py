@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.messages import Identifier
 from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive, RefusedError
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics
 
 
@@ -126,7 +127,7 @@ class KeepAliveTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.keep_alive = KeepAlive(self.clock, 30, 60)
+        self.keep_alive = KeepAlive(self.clock, 30, 60, Supervisor(FakeMetrics()))
 
     def pass_time(self, seconds: float, step: float = 0.05) -> None:
         self.clock.pump([step] * round(seconds / step))
@@ -172,7 +173,7 @@ class KeepAliveTests(SynchronousTestCase):
 
     def test_pong_wait_shorter_than_the_interval(self) -> None:
         """The wait for a pong holds even where the next ping is later."""
-        keep_alive = KeepAlive(self.clock, 30, 10)
+        keep_alive = KeepAlive(self.clock, 30, 10, Supervisor(FakeMetrics()))
         connection = FakeConnection(self.clock)
         keep_alive.watch(connection)
         self.pass_time(10.5)

@@ -16,7 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.service.grpc import handlers
 from raccoon.service.grpc.handlers import blocking_handler, direct_handler, make_handler
-from raccoon.service.grpc.servicer import Answer, Metadata
+from raccoon.service.grpc.servicer import Call, Metadata
+from raccoon.supervision import Supervisor
+from tests.fakes import FakeMetrics
 from tests.mixin import Mixin
 
 SERVICE, METHOD = "test.Echo", "Call"
@@ -27,11 +29,11 @@ class Serve:
     """A `serve` that keeps calls for the test, or answers them by `at_once`."""
 
     def __init__(self) -> None:
-        self.at_once: Callable[[bytes, Answer], None] | None = None
-        self.calls: list[tuple[bytes, Metadata, Answer]] = []
+        self.at_once: Callable[[bytes, Call], None] | None = None
+        self.calls: list[tuple[bytes, Metadata, Call]] = []
         self._came = threading.Semaphore(0)
 
-    def __call__(self, body: bytes, metadata: Metadata, answer: Answer) -> None:
+    def __call__(self, body: bytes, metadata: Metadata, answer: Call) -> None:
         self.calls.append((body, metadata, answer))
         self._came.release()
         if self.at_once is not None:
@@ -46,7 +48,7 @@ class Serve:
 class HandlerTests(Mixin):
     """The contract of a handler."""
 
-    make: ClassVar[Callable[[handlers.Serve], handlers.Handler]]
+    make: ClassVar[Callable[[handlers.Serve, Supervisor], handlers.Handler]]
     threads = 16
 
     def setUp(self) -> None:
@@ -55,7 +57,7 @@ class HandlerTests(Mixin):
             ThreadPoolExecutor(self.threads),
             options=[("grpc.max_receive_message_length", 10_000), ("grpc.so_reuseport", 0)],
         )
-        handler = type(self).make(self.serve)
+        handler = type(self).make(self.serve, Supervisor(FakeMetrics()))
         self.server.add_registered_method_handlers(SERVICE, {METHOD: handler})
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
@@ -218,7 +220,7 @@ class DirectHandlerTests(Contract, SynchronousTestCase):
     def test_serve_that_raises(self) -> None:
         """A fault in `serve` is INTERNAL for its client, says nothing of it, and is logged."""
 
-        def fail(body: bytes, answer: Answer) -> None:
+        def fail(body: bytes, answer: Call) -> None:
             raise ZeroDivisionError("inside")
 
         self.serve.at_once = fail
@@ -243,11 +245,17 @@ class ChoiceTests(SynchronousTestCase):
     def test_direct_where_grpcio_has_its_names(self) -> None:
         """The grpcio of the project's requirements has what the direct handler needs."""
         self.assertTrue(handlers.DIRECT)
-        handler = make_handler(Serve())
-        self.assertIs(type(handler.unary_unary), type(direct_handler(Serve()).unary_unary))
+        handler = make_handler(Serve(), Supervisor(FakeMetrics()))
+        self.assertIs(
+            type(handler.unary_unary),
+            type(direct_handler(Serve(), Supervisor(FakeMetrics())).unary_unary),
+        )
 
     def test_blocking_where_it_has_not(self) -> None:
         """Where a name of grpcio is missing, calls are served by the public ones."""
         self.patch(handlers, "DIRECT", False)
-        handler = make_handler(Serve())
-        self.assertIs(type(handler.unary_unary), type(blocking_handler(Serve()).unary_unary))
+        handler = make_handler(Serve(), Supervisor(FakeMetrics()))
+        self.assertIs(
+            type(handler.unary_unary),
+            type(blocking_handler(Serve(), Supervisor(FakeMetrics())).unary_unary),
+        )

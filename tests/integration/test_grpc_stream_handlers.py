@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Self
 
 import grpc
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
-from raccoon.identification import Identification
+from raccoon.intake import Codec
 from raccoon.messages import Batch
 from raccoon.request import CollectRequest
 from raccoon.serialization import ProtobufSerializer
@@ -31,8 +32,14 @@ from raccoon.service.grpc.stream_handlers import (
     direct_stream_handler,
     make_stream_handler,
 )
-from raccoon.service.rest.resource import Codec
-from tests.edge_fakes import FakeCollector, make_settings, protobuf_body, read_protobuf
+from raccoon.supervision import Supervisor
+from tests.edge_fakes import (
+    FakeCollector,
+    make_context,
+    make_settings,
+    protobuf_body,
+    read_protobuf,
+)
 from tests.fakes import FakeMetrics
 from tests.mixin import Mixin
 
@@ -48,7 +55,7 @@ class InboxAtOnce(Inbox):
     """In the place of the reactor: one call at a time, in the thread that puts it down."""
 
     def __init__(self) -> None:
-        super().__init__(None)
+        super().__init__(None, Supervisor(FakeMetrics()))
         self.lock = threading.RLock()
 
     def put(self, function: Callable[..., None], *args: Any) -> None:
@@ -121,7 +128,7 @@ class Client:
 class Contract(Mixin):
     """What a client may rely on, with either handler."""
 
-    make: ClassVar[Callable[[Open], Handler]]
+    make: ClassVar[Callable[[Open, Supervisor], Handler]]
     threads = 16
 
     def setUp(self) -> None:
@@ -133,13 +140,14 @@ class Contract(Mixin):
         self.collector = CountingCollector(ack)
         self.inbox = InboxAtOnce()
         self.deserializer = ProtobufDeserializer(settings.limits, settings.event)
+        context = make_context(settings, Clock(), self.collector, FakeMetrics())
         self.servicer = StreamServicer(
             self.inbox,
-            self.collector,
+            context.intake("gRPC stream", requires_id=True),
             Codec(self.deserializer, ProtobufSerializer()),
-            Identification(settings.websocket, settings.limits),
-            FakeMetrics(),
-            lambda: 1_795_492_430.0,
+            context.identification,
+            context.metrics,
+            context.reactor.seconds,
             LIMIT,
         )
         self.servicer.streams = self.streams = Streams()
@@ -147,7 +155,7 @@ class Contract(Mixin):
             ThreadPoolExecutor(self.threads),
             options=[("grpc.max_receive_message_length", BODY_LIMIT), ("grpc.so_reuseport", 0)],
         )
-        handler = type(self).make(self.servicer.open)
+        handler = type(self).make(self.servicer.open, Supervisor(FakeMetrics()))
         self.server.add_registered_method_handlers(SERVICE, {METHOD: handler})
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
@@ -368,15 +376,19 @@ class ChoiceTests(SynchronousTestCase):
     """Which handler is taken."""
 
     def taken(self) -> Any:
-        return type(make_stream_handler(lambda metadata, wire: None).stream_stream)
+        return type(
+            make_stream_handler(
+                lambda metadata, wire: None, Supervisor(FakeMetrics())
+            ).stream_stream
+        )
 
     def test_direct_where_grpcio_has_its_names(self) -> None:
         """The grpcio of the project's requirements has what the direct handler needs."""
-        direct = direct_stream_handler(lambda metadata, wire: None)
+        direct = direct_stream_handler(lambda metadata, wire: None, Supervisor(FakeMetrics()))
         self.assertIs(self.taken(), type(direct.stream_stream))
 
     def test_blocking_where_it_has_not(self) -> None:
         """Where a name of grpcio is missing, streams are served by the public ones."""
         self.patch(stream_handlers, "DIRECT", False)
-        blocking = blocking_stream_handler(lambda metadata, wire: None)
+        blocking = blocking_stream_handler(lambda metadata, wire: None, Supervisor(FakeMetrics()))
         self.assertIs(self.taken(), type(blocking.stream_stream))

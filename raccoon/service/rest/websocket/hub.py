@@ -1,0 +1,135 @@
+"""What all WebSocket connections share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+
+from raccoon.config import LimitSettings, WebSocketSettings
+from raccoon.identification import Identification
+from raccoon.intake import Codec, Intake
+from raccoon.interfaces import IMetrics
+from raccoon.logs import Throttle
+from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive
+from raccoon.supervision import Supervisor
+
+
+class Flushed(Protocol):
+    """A connection whose answers wait for others."""
+
+    def flush(self) -> None:
+        """Send them."""
+
+
+class WebSocketHub:
+    """The table of connections, their keep-alive, and what is done once for many of them.
+
+    Args:
+        reactor: gives time.
+        intake: takes the requests.
+        json: codec of text messages.
+        protobuf: codec of binary messages.
+        identification: names the headers of a client's id and group.
+        settings: connections, keep-alive, deduplication.
+        limits: message size and requests in flight.
+        metrics: counts.
+        supervisor: is told of faults.
+        table: of live connections, if not one of this process alone.
+    """
+
+    logger = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        intake: Intake,
+        json: Codec,
+        protobuf: Codec,
+        identification: Identification,
+        settings: WebSocketSettings,
+        limits: LimitSettings,
+        metrics: IMetrics,
+        supervisor: Supervisor,
+        table: ConnectionTable | None = None,
+    ) -> None:
+        self.reactor = reactor
+        self.intake = intake
+        self.json = json
+        self.protobuf = protobuf
+        self.identification = identification
+        self.metrics = metrics
+        self.supervisor = supervisor
+        self.check_origin = settings.check_origin
+        self.dedup_size = settings.dedup_max_guids if settings.dedup_enabled else 0
+        self.write_wait = settings.write_wait_interval_ms / 1000
+        self.max_in_flight = limits.in_flight
+        self.max_message = limits.request_bytes
+        self.table = ConnectionTable(settings.max_conn, metrics) if table is None else table
+        self.keep_alive = KeepAlive(
+            reactor,
+            settings.ping_interval_ms / 1000,
+            settings.pong_wait_interval_ms / 1000,
+            supervisor,
+        )
+        self.throttle = Throttle(self.logger, reactor.seconds)
+        self._closed: Deferred[None] | None = None
+        self._to_flush: list[Flushed] = []
+        self._answered: list[tuple[float, float, float]] = []
+
+    def upgrade_failed(self, group: str | None, reason: str) -> None:
+        """Count and log an upgrade that was refused, by its group header."""
+        labels = (self.identification.group(group), "ugfailure")
+        self.metrics.count("user_connection_failure_total", 1, labels)
+        self.throttle.warn("WebSocket upgrade refused: {reason}", reason=reason)
+
+    def stop_reading(self) -> None:
+        """Take no further message on any connection."""
+        for connection in self.table:
+            connection.stop_reading()
+
+    def close_all(self) -> Deferred[None]:
+        """Close every connection in an orderly way; fires when the last one is gone."""
+        self.keep_alive.stop()
+        if not len(self.table):
+            return succeed(None)
+        self._closed = Deferred()
+        for connection in self.table:
+            self.supervisor.call("closing a WebSocket connection", connection.go_away)
+        return self._closed
+
+    def connection_closed(self) -> None:
+        """A connection left the table."""
+        if self._closed is not None and not len(self.table):
+            closed, self._closed = self._closed, None
+            closed.callback(None)
+
+    def flush_soon(self, connection: Flushed) -> None:
+        """Have a connection send its answers at the end of the reactor's turn."""
+        if not self._to_flush:
+            self.reactor.callLater(0, self._flush)
+        self._to_flush.append(connection)
+
+    def answered(self, received_at: float, published_at: float, now: float) -> None:
+        """Record how long a request took, with all others that are answered in this turn."""
+        if not self._answered:
+            self.reactor.callLater(0, self._observe)
+        self._answered.append((received_at, published_at, now))
+
+    def _flush(self) -> None:
+        connections, self._to_flush = self._to_flush, []
+        for connection in connections:
+            try:
+                connection.flush()
+            except Exception as error:
+                self.supervisor.failed("sending WebSocket answers", error)
+
+    def _observe(self) -> None:
+        answered, self._answered = self._answered, []
+        acks, all_in_all = [], []
+        for received_at, published_at, now in answered:
+            acks.append((now - published_at) * 1000)
+            all_in_all.append((now - received_at) * 1000)
+        self.metrics.observe_all("ack_event_rtt_ms", acks)
+        self.metrics.observe_all("event_rtt_ms", all_in_all)
