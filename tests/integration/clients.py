@@ -176,16 +176,9 @@ class GrpcClient(_Closing):
         self._metadata = ((ID_HEADER.lower(), client_id),)
 
     def send(self, guid: str, events: Events) -> Answer:
-        """Send a request and wait for its answer; a refused one counts as answered."""
+        """Send a request and wait for its answer."""
         request = SendEventRequest.FromString(protobuf_request(guid, events))
-        try:
-            response = self._stub.SendEvent(request, timeout=TIMEOUT, metadata=self._metadata)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            details = error.details()
-            assert details is not None
-            return Answer(Status.STATUS_ERROR, INTERNAL_ERROR, details, None)
+        response = self._stub.SendEvent(request, timeout=TIMEOUT, metadata=self._metadata)
         return Answer(
             response.status, response.code, response.reason, response.data.get("req_guid")
         )

@@ -19,12 +19,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.deserialization import ProtobufDeserializer
 from raccoon.intake import Codec
-from raccoon.messages import Batch
 from raccoon.request import CollectRequest
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc import stream_handlers
 from raccoon.service.grpc.inbox import Inbox
-from raccoon.service.grpc.stream import StreamServicer
+from raccoon.service.grpc.stream import EventStream, StreamServicer
 from raccoon.service.grpc.stream_handlers import (
     Handler,
     Open,
@@ -339,15 +338,17 @@ class Contract(Mixin):
     def test_fault(self) -> None:
         """A fault of ours is INTERNAL for its client, says nothing of it, and is logged."""
 
-        def fail(body: bytes) -> Batch:
+        received = EventStream.received
+
+        def fail(stream: EventStream, body: bytes | None) -> None:
             raise ZeroDivisionError("inside")
 
-        self.patch(self.deserializer, "deserialize", fail)
+        self.patch(EventStream, "received", fail)
         client = Client(self.channel).send(b"")
         self.check_failed(client, grpc.StatusCode.INTERNAL, "internal error")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.wait_for_end()
-        del self.deserializer.deserialize
+        self.patch(EventStream, "received", received)
         self.check_serves_on()
 
 
