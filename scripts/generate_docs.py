@@ -19,7 +19,7 @@ _PUBLISHERS = {config.PubSubSettings: "pubsub", config.KinesisSettings: "kinesis
 _CONFIGURATION = """\
 # Configuration
 
-*Generated from `raccoon/config.py` by `make docs`.*
+*Generated from `raccoon/config` by `make docs`.*
 
 Every option has three spellings with one meaning. The HTTP port, for example:
 

@@ -1,0 +1,32 @@
+"""Options of cross-origin requests."""
+
+from __future__ import annotations
+
+import attrs
+
+from raccoon.config.options import boolean, integer, listing, option
+
+
+@attrs.frozen(kw_only=True)
+class CorsSettings:
+    """Cross-origin requests on the HTTP port."""
+
+    enabled: bool = option("SERVER_CORS_ENABLED", False, "answer cross-origin requests", boolean)
+    allowed_origin: tuple[str, ...] = option(
+        "SERVER_CORS_ALLOWED_ORIGIN", (), "origins, or * for all", listing
+    )
+    allowed_methods: tuple[str, ...] = option(
+        "SERVER_CORS_ALLOWED_METHODS", ("GET", "HEAD", "POST", "OPTIONS"), "methods", listing
+    )
+    allowed_headers: tuple[str, ...] = option(
+        "SERVER_CORS_ALLOWED_HEADERS", (), "request headers", listing
+    )
+    allow_credentials: bool = option(
+        "SERVER_CORS_ALLOW_CREDENTIALS", False, "allow cookies and authorization", boolean
+    )
+    preflight_max_age_seconds: int = option(
+        "SERVER_CORS_PREFLIGHT_MAX_AGE_SECONDS",
+        0,
+        "how long a browser may keep a preflight (capped at 600)",
+        integer(0, 86_400),
+    )

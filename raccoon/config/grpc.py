@@ -1,0 +1,23 @@
+"""Options of the gRPC listener."""
+
+from __future__ import annotations
+
+import attrs
+
+from raccoon.config.options import PORT, boolean, integer, option
+
+
+@attrs.frozen(kw_only=True)
+class GrpcSettings:
+    """The gRPC listener."""
+
+    port: int = option("SERVER_GRPC_PORT", 8081, "gRPC port", PORT)
+    max_concurrent: int = option(
+        "SERVER_GRPC_MAX_CONCURRENT",
+        10_000,
+        "calls in progress; further ones get RESOURCE_EXHAUSTED",
+        integer(1, 1_000_000),
+    )
+    reflection: bool = option(
+        "SERVER_GRPC_REFLECTION_ENABLED", False, "serve gRPC reflection", boolean
+    )

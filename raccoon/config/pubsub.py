@@ -1,0 +1,47 @@
+"""Options of the Pub/Sub publisher."""
+
+from __future__ import annotations
+
+import attrs
+
+from raccoon.config.options import COUNT, MILLISECONDS, boolean, integer, option, text
+
+
+@attrs.frozen(kw_only=True)
+class PubSubSettings:
+    """Google Pub/Sub."""
+
+    credentials: str = option(
+        "PUBLISHER_PUBSUB_CREDENTIALS",
+        "",
+        "credentials file; unset: GOOGLE_APPLICATION_CREDENTIALS, else the machine's own",
+        text,
+    )
+    application_credentials: str = option(
+        "GOOGLE_APPLICATION_CREDENTIALS", "", "credentials file, as Google's clients read it", text
+    )
+    emulator_host: str = option(
+        "PUBSUB_EMULATOR_HOST", "", "host:port of an emulator to use, without credentials", text
+    )
+    project_id: str = option("PUBLISHER_PUBSUB_PROJECT_ID", "", "project of the topics", text)
+    topic_autocreate: bool = option(
+        "PUBLISHER_PUBSUB_TOPIC_AUTOCREATE", False, "create missing topics", boolean
+    )
+    topic_retention_ms: int = option(
+        "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS",
+        0,
+        "retention of created topics; 0: none",
+        integer(0, 1 << 40),
+    )
+    publish_delay_threshold_ms: int = option(
+        "PUBLISHER_PUBSUB_PUBLISH_DELAY_THRESHOLD_MS", 10, "a batch waits this long", MILLISECONDS
+    )
+    publish_count_threshold: int = option(
+        "PUBLISHER_PUBSUB_PUBLISH_COUNT_THRESHOLD", 100, "events in a batch", integer(1, 1000)
+    )
+    publish_byte_threshold: int = option(
+        "PUBLISHER_PUBSUB_PUBLISH_BYTE_THRESHOLD", 1_000_000, "bytes in a batch", COUNT
+    )
+    publish_timeout_ms: int = option(
+        "PUBLISHER_PUBSUB_PUBLISH_TIMEOUT_MS", 60_000, "deadline of a publish", MILLISECONDS
+    )
