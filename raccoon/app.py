@@ -37,7 +37,7 @@ from raccoon.service.edge import EdgeContext, IEdge, MakeEdge, Shared
 from raccoon.service.grpc.service import make_grpc_service
 from raccoon.service.rest.service import make_rest_service
 from raccoon.signals import stop_on_signals
-from raccoon.stopping import StopSteps
+from raccoon.stopping import StopSteps, end_within
 from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
 
@@ -49,6 +49,8 @@ _QUIET_SECONDS = 1.0
 _MARGIN_SECONDS = 1.0
 _JOURNAL_SECONDS = 5.0
 _CLOSE_SECONDS = 3.0
+# Of the whole stop beside WORKER_BUFFER_FLUSH_TIMEOUT_MS: the steps above, each at its worst.
+_END_SECONDS = 15.0
 
 
 class RaccoonService(MultiService):
@@ -180,7 +182,9 @@ class RaccoonService(MultiService):
             raise
         spare_the_collector()
         self._give_back.start(_GIVE_BACK_SECONDS, now=False)
-        self._reactor.callWhenRunning(stop_on_signals, self._reactor, self._shared is None)
+        self._reactor.callWhenRunning(
+            stop_on_signals, self._reactor, self.end_in_time, self._shared is None
+        )
         self.health.phase = RUNNING
         self._say_where()
 
@@ -250,6 +254,17 @@ class RaccoonService(MultiService):
             )
         else:
             self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
+
+    def end_in_time(self) -> None:
+        """See to it that the process ends, whatever hangs: a thread, or the reactor itself."""
+        total = self._settings.worker.buffer_flush_timeout_ms / 1000
+        end_within(total + _END_SECONDS, self._say_left)
+
+    def _say_left(self) -> str:
+        waiting = self.collector.unsettled_events
+        if self._settings.event.ack == 2:
+            return f"{waiting} accepted events wait in the journal for the next start"
+        return f"{waiting} accepted events were not delivered"
 
     def take(self) -> Snapshot:
         """All metrics as they are now."""

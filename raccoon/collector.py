@@ -77,9 +77,9 @@ class Collector:
         if self._ack_level == 0:
             self._admit(request)
             return succeed(None)
-        request.acknowledged = Deferred()
+        acknowledged = request.acknowledged = Deferred[None]()
         self._admit(request)
-        return request.acknowledged
+        return acknowledged
 
     def readmit(self, requests: Requests) -> None:
         """Put requests into the queue that the journal brings back."""

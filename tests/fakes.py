@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
 from raccoon.errors import PublishError
@@ -149,6 +150,17 @@ class FakeObserver:
 
     def __call__(self, event: LogEvent) -> None:
         self.events.append(event)
+
+
+@contextmanager
+def logged() -> Iterator[list[LogEvent]]:
+    """The events that are logged within."""
+    observer = FakeObserver()
+    globalLogPublisher.addObserver(observer)
+    try:
+        yield observer.events
+    finally:
+        globalLogPublisher.removeObserver(observer)
 
 
 class ThreadlessClock(Clock):

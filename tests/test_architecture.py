@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "app": "__init__ collector config errors health identification interfaces journal listening"
     " logs memory metrics publisher service signals stopping supervision worker",
     "processes": "__init__ app config errors interfaces listening logs messages metrics service"
-    " signals supervision",
+    " signals stopping supervision",
     "tap": "app config errors logs metrics processes publisher supervision",
 }
 SETS_GRPC_VERBOSITY = "raccoon.service.grpc"  # for grpcio, before its import

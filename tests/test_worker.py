@@ -552,3 +552,88 @@ class DrainTests(WorkerTestCase):
         )
         stop: Callable[[], object] = worker.stopService
         self.assertIsNone(stop())
+
+
+class FaultTests(WorkerTestCase):
+    """Faults of ours: each request has an outcome, and the loop goes on."""
+
+    def test_loop(self) -> None:
+        """A loop that fails is told, fails what it has in hand, and begins anew."""
+        waited = self.worker._company
+
+        def broken() -> Deferred[None]:
+            raise ValueError("boom")
+
+        self.worker._company = broken  # type: ignore[method-assign]
+        (acknowledged,) = self.collect("a")
+        self.clock.advance(0)
+        error = self.failureResultOf(acknowledged, PublishError).value
+        self.assertIn("boom", str(error))
+        self.assertEqual(["the worker failed: boom"], self.supervisor.reasons())
+        self.assertEqual(1, self.metrics.total("events_failed_total"))
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+        self.worker._company = waited  # type: ignore[method-assign]
+        (acknowledged,) = self.collect("b")
+        self.clock.pump([0.1, 0.1, 0.1])
+        self.assertEqual([["b"]], self.publish.guids)
+        self.publish.pending[0].callback([None])
+        self.successResultOf(acknowledged)
+        self.assertEqual([], self.supervisor.reasons())
+
+    def test_loop_that_stops(self) -> None:
+        """One that is to begin anew does not when the service has stopped meanwhile."""
+
+        def broken() -> Deferred[None]:
+            raise ValueError("boom")
+
+        self.worker._company = broken  # type: ignore[method-assign]
+        self.collect("a")[0].addErrback(lambda _: None)
+        self.clock.advance(0)
+        self.worker.stopService()
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.flushLoggedErrors(ValueError)
+
+    def test_settling(self) -> None:
+        """Where outcomes cannot be settled, whoever waits for an answer is told of a failure."""
+
+        def broken(requests: object) -> int:
+            raise ValueError("boom")
+
+        acknowledged = self.collect("a", "b")
+        self.turn()
+        self.collector.delivered = broken  # type: ignore[method-assign]
+        self.publish.pending[0].callback([None, None])
+        for waiting in acknowledged:
+            self.failureResultOf(waiting, PublishError)
+        self.assertEqual(["settling a group failed: boom"], self.supervisor.reasons())
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_settling_late(self) -> None:
+        """So is who waits for an outcome that came later."""
+        future: Future[PublishError | None] = Future()
+
+        def broken(requests: object) -> int:
+            raise ValueError("boom")
+
+        (acknowledged,) = self.collect("a")
+        self.turn()
+        self.publish.pending[0].callback([future])
+        self.collector.delivered = broken  # type: ignore[method-assign]
+        future.set_result(None)
+        self.clock.advance(0)
+        self.failureResultOf(acknowledged, PublishError)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_metrics(self) -> None:
+        """Metrics that fail hold up no outcome."""
+
+        def broken(*_: object) -> None:
+            raise ValueError("boom")
+
+        self.patch(self.metrics, "observe_all", broken)
+        (acknowledged,) = self.collect("a")
+        self.turn()
+        self.publish.pending[0].callback([None])
+        self.successResultOf(acknowledged)
+        self.assertEqual(["the worker's metrics failed: boom"], self.supervisor.reasons())
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

@@ -31,11 +31,13 @@ from raccoon.processes.sockets import bind_http, hold_grpc
 from raccoon.service.grpc.service import grpc_address
 from raccoon.service.rest.service import http_address
 from raccoon.signals import stop_on_signals
+from raccoon.stopping import end_within
 
 _PARENT = -1  # as a source of metrics
 _OWN_METRICS = ("server_", "reactor_")
 _ANSWER_SECONDS = 0.5
 _CLOSING_SECONDS = 5.0
+_END_SECONDS = 10.0
 _STEADY_SECONDS = 10.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
@@ -181,7 +183,7 @@ class ParentService(MultiService):
         super().startService()
         for worker in self._workers.values():
             worker.listen()
-        self._reactor.callWhenRunning(stop_on_signals, self._reactor)
+        self._reactor.callWhenRunning(stop_on_signals, self._reactor, self._end_in_time)
         self._prepare()
         self._say_where()
 
@@ -359,6 +361,11 @@ class ParentService(MultiService):
             )
         else:
             self._logger.info("stopped in {took} s; no accepted event was lost", took=took)
+
+    def _end_in_time(self) -> None:
+        total = self._settings.worker.buffer_flush_timeout_ms / 1000
+        seconds = total + SETTLE_SECONDS + _CLOSING_SECONDS + _END_SECONDS
+        end_within(seconds, lambda: f"workers {sorted(self._workers)} had not ended")
 
     def _all_ended(self) -> Deferred[None]:
         gone: Deferred[None] = Deferred()
