@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
+import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +17,7 @@ from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
-from raccoon import config
+from raccoon import __version__, config
 from raccoon.app import RaccoonService
 from raccoon.errors import ConfigError, RaccoonError, StartError
 from raccoon.logs import make_observer
@@ -23,7 +27,21 @@ from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
 from raccoon.supervision import Supervisor
 
-_KAFKA_FLAG = "--" + config.KAFKA_CLIENT_PREFIX.lower().replace("_", ".")
+_WIDTH = 80
+_MEANING = " " * 8
+_CHECK = ("check-config", None, "Print the effective configuration with its sources, and exit")
+_GENERAL = (
+    ("config", "c", None, "YAML file [default: config.yaml, if the working directory has one]"),
+    ("http", None, None, "Endpoint of REST and WebSocket, such as tcp:8080"),
+    ("grpc", None, None, "Address of gRPC, such as 0.0.0.0:8081"),
+    ("workers", None, None, "Short for --server.workers"),
+)
+_FLAGS = {option.flag: option for option in config.OPTIONS}
+
+# Any flag of a publisher that is not in the table of options: it is librdkafka's, or belongs to a
+# publisher of another package.
+_TABLED = "|".join(sorted({flag.split(".")[1] for flag in _FLAGS if flag.count(".") > 1}))
+_FREE_FLAG = re.compile(rf"--publisher\.(?:kafka\.client\.|(?!(?:{_TABLED})\.)[^.=]+\.)")
 
 
 class Options(usage.Options):
@@ -31,65 +49,94 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        "Collects batches of events over REST, WebSocket and gRPC and delivers them to Kafka or"
-        " to the log. Each option below is also an environment variable"
-        " (--server.websocket.port is SERVER_WEBSOCKET_PORT) and a key of the YAML file. A flag"
-        " goes before the environment, that before the file. Any option of librdkafka is"
-        " --publisher.kafka.client.NAME."
+        "Collects batches of events over REST, WebSocket and gRPC and delivers them to Kafka,"
+        " Google Pub/Sub, Amazon Kinesis, the log, or the destination of another installed"
+        " publisher.\n\n"
+        "Each option below that has dots in its name is also an environment variable"
+        " (--server.websocket.port is SERVER_WEBSOCKET_PORT) and a key of the YAML file. Flags"
+        " override the environment, which overrides the file. Any option of librdkafka can be"
+        " given as --publisher.kafka.client.NAME."
     )
-    optFlags = [
-        ["check-config", None, "Print the effective configuration with its sources, and exit."]
-    ]
+    optFlags = [_CHECK]
     optParameters = [
-        ["config", "c", None, "YAML file [default: ./config.yaml, where there is one]"],
-        ["http", None, None, "Endpoint of REST and WebSocket, such as tcp:8080."],
-        ["grpc", None, None, "Address of gRPC, such as 0.0.0.0:8081."],
-        ["workers", None, None, "Short for --server.workers."],
-    ] + [
-        [
-            option.flag,
-            None,
-            None,
-            f"{option.meaning} [default: {option.default_shown}]",
-        ]
-        for option in config.OPTIONS
+        *_GENERAL,
+        *((flag, None, None, option.meaning) for flag, option in _FLAGS.items()),
     ]
     settings: config.Settings
 
     def __init__(self) -> None:
         super().__init__()
-        self._kafka: dict[str, str] = {}
+        self._free: dict[str, str] = {}
+
+    def getUsage(self, width: int | None = None) -> str:
+        """The help, by section; at most 80 columns wide but for names that are longer."""
+        lines = [textwrap.fill(text, _WIDTH) + "\n" for text in self.longdesc.split("\n\n")]
+        lines += ["General", *_help(_CHECK[0], _CHECK[2])]
+        for flag, short, _, meaning in _GENERAL:
+            lines += _help(f"{flag}=" + (f", -{short}" if short else ""), meaning)
+        lines += _help("version", "Print the version, and exit")
+        lines += _help("help", "Print this, and exit")
+        others = [option for section in config.sections() for option in config.options_of(section)]
+        options = [*config.OPTIONS, *others]
+        for section, members in groupby(options, key=lambda option: option.section):
+            lines += ["", config.title(section)]
+            for option in members:
+                default = option.default_shown
+                suffix = f"[{default}]" if default == "required" else f"[default: {default}]"
+                lines += _help(f"{option.flag}=", f"{option.meaning} {suffix}")
+        return "\n".join(lines) + "\n"
+
+    def opt_version(self) -> None:
+        """Print the version, and exit."""
+        sys.stdout.write(f"Raccoon {__version__}\n")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is no flag."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]!r}; options begin with --")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Take the flags of librdkafka's options apart, then parse the rest."""
+        """Set free flags aside, then parse the rest; what is wrong ends the process in a line."""
         rest: list[str] = []
         arguments = iter(options if options is not None else sys.argv[1:])
-        for argument in arguments:
-            if not argument.startswith(_KAFKA_FLAG):
-                rest.append(argument)
-                continue
-            name, given, value = argument[2:].partition("=")
-            if not given:
-                value = next(arguments, "")
-            if not value:
-                raise usage.UsageError(f"option --{name} requires argument")
-            self._kafka[name.upper().replace(".", "_")] = value
-        super().parseOptions(rest)
+        try:
+            for argument in arguments:
+                if not _FREE_FLAG.match(argument):
+                    rest.append(argument)
+                    continue
+                flag, given, value = argument.partition("=")
+                if not given:
+                    value = next(arguments, "")
+                if not value:
+                    raise usage.UsageError(f"option {flag} requires argument")
+                self._free[config.variable_of(flag)] = value
+            super().parseOptions(rest)
+        except usage.UsageError as error:
+            # twistd would print its whole usage before the line that matters, and exit with 0.
+            raise SystemExit(f"raccoon: {error}{self._nearest(str(error))}") from None
+
+    def _nearest(self, problem: str) -> str:
+        unknown = re.search(r"--(\S+) not recognized", problem)
+        known = [*_FLAGS, *(parameter[0] for parameter in _GENERAL), _CHECK[0]]
+        close = (
+            difflib.get_close_matches(unknown[1], [str(flag) for flag in known], 1)
+            if unknown
+            else []
+        )
+        return f"; did you mean --{close[0]}?" if close else ""
 
     def postOptions(self) -> None:
         """Read the whole configuration; every problem is reported at once."""
         flags = {
-            option.variable: self[option.flag]
-            for option in config.OPTIONS
-            if self[option.flag] is not None
+            option.variable: self[flag] for flag, option in _FLAGS.items() if self[flag] is not None
         }
         if self["workers"] is not None:
             flags["SERVER_WORKERS"] = self["workers"]
         path = self["config"] or config.default_file()
         try:
-            self.settings = config.load({**flags, **self._kafka}, os.environ, path)
+            self.settings = config.load({**flags, **self._free}, os.environ, path)
         except ConfigError as error:
-            # Not a UsageError: twistd would print its whole usage before the line that matters.
             raise SystemExit(f"raccoon: the configuration cannot be used:\n{error}") from None
         if self["check-config"]:
             _check_publisher(self.settings)
@@ -97,6 +144,18 @@ class Options(usage.Options):
             raise SystemExit(0)
         if self.parent is not None:
             twistd_log.use_for(self.parent, self.settings.log.level)
+
+
+def _help(flag: str, meaning: str) -> list[str]:
+    wrapped = textwrap.wrap(
+        meaning,
+        _WIDTH,
+        initial_indent=_MEANING,
+        subsequent_indent=_MEANING,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"  --{flag}", *wrapped]
 
 
 def _check_publisher(settings: config.Settings) -> None:

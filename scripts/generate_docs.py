@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -12,9 +11,6 @@ from raccoon import config
 from raccoon.metrics import names
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Options of a publisher are documented as without effect where it is not installed.
-_PUBLISHERS = {config.PubSubSettings: "pubsub", config.KinesisSettings: "kinesis"}
 
 _CONFIGURATION = """\
 # Configuration
@@ -29,9 +25,9 @@ Every option has three spellings with one meaning. The HTTP port, for example:
 | flag | `twistd raccoon --server.websocket.port=8080` |
 | YAML file | `server: {websocket: {port: 8080}}` |
 
-A flag goes before the environment, the environment before the file, the file before the default.
-An environment variable that is set to nothing counts as unset. The flag is the variable in lower
-case with a dot for each underscore. In the file, the words of a variable may be nested at any
+Flags override the environment, which overrides the file, which overrides the default. An empty
+environment variable counts as unset. The flag is the variable in lower case with a dot for each
+underscore. In the file, the words of a variable may be nested at any
 underscore, so that `id_header` below `conn` is `conn_id_header` as well as `id: {header: …}`:
 
 ```yaml
@@ -47,13 +43,17 @@ publisher:
       bootstrap_servers: localhost:9092
 ```
 
-The file is named by `--config`, or is `config.yaml` in the working directory where there is one.
-Lists are comma-separated, or YAML lists. A value of the wrong kind, a missing one and an unknown
-key of the file stop the start; all such problems are reported together, each with the option, the
-value and what was expected. Configuration is read once, at start.
+`--config` names the file. Without it, `config.yaml` is read if the working directory has one. Lists
+are comma-separated, or YAML lists. A wrong value, a missing value, an unknown key and an unknown
+flag stop the start. All problems are reported together, each with the option, the value and what
+was expected. Configuration is read once, at start.
 
-`twistd raccoon --check-config` prints the configuration in force, with the source of each value
-and with secrets masked, and exits. `twistd raccoon --help` lists the flags.
+`twistd raccoon --check-config` prints the effective configuration and exits; each value comes with
+its source, and secrets are masked. `twistd raccoon --help` lists the flags.
+
+A publisher that is not part of Raccoon can have options of its own, see
+[publishers.md](publishers.md). They are not on this page, but they have the same three spellings,
+and `--help` and `--check-config` show them.
 
 Two flags have no variable: `--http` takes a Twisted endpoint string in place of
 `SERVER_WEBSOCKET_PORT`, as in `--http tcp:8080:interface=127.0.0.1`, and
@@ -106,17 +106,9 @@ Upper bounds of histogram buckets, in milliseconds:
 
 def configuration() -> str:
     """The page of options."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        installed = tomllib.load(file)["project"]["entry-points"]["raccoon.publishers"]
     parts = [_CONFIGURATION]
     for section, options in groupby(config.OPTIONS, key=lambda option: option.section):
-        parts.append(f"\n## {(section.__doc__ or '').splitlines()[0].rstrip('.')}\n")
-        publisher = _PUBLISHERS.get(section)
-        if publisher and publisher not in installed:
-            parts.append(
-                f"\nRead and checked, but without effect in this version: it has no `{publisher}`"
-                " publisher.\n"
-            )
+        parts.append(f"\n## {config.title(section)}\n")
         parts.append("\n| variable | default | value | meaning |\n|---|---|---|---|\n")
         parts.extend(_option_row(option) for option in options)
         if section is config.KafkaSettings:
@@ -139,20 +131,12 @@ def metrics() -> str:
 
 
 def _option_row(option: config.Option) -> str:
-    default = config.shown(option.variable, option.default)
+    default = option.shown(option.default)
+    expected = option.expected.removeprefix("a whole number from ")
     return (
         f"| `{option.variable}` | {f'`{default}`' if default else 'none'}"
-        f" | {_cell(_expected(option.parse))} | {_cell(option.meaning)} |\n"
+        f" | {_cell(expected)} | {_cell(option.meaning)} |\n"
     )
-
-
-def _expected(parse: config.Parser) -> str:
-    """What an option's parser says it expects, in the words of its own refusal."""
-    try:
-        parse({"(": None})  # neither a text, a number, a list, nor a regular expression
-    except ValueError as error:
-        return str(error).partition(" (")[0].removeprefix("a whole number from ")
-    raise AssertionError(f"{parse} takes a mapping")
 
 
 def _bucket_lines() -> Iterator[str]:

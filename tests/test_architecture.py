@@ -47,7 +47,7 @@ MAY_IMPORT = {
     " logs memory metrics publisher service signals stopping supervision worker",
     "processes": "__init__ app config errors interfaces listening logs messages metrics service"
     " signals stopping supervision",
-    "tap": "app config errors logs metrics processes publisher supervision",
+    "tap": "__init__ app config errors logs metrics processes publisher supervision",
 }
 SETS_GRPC_VERBOSITY = "raccoon.service.grpc"  # for grpcio, before its import
 DRIVERS = {

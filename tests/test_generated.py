@@ -12,6 +12,7 @@ from raccoon import config
 from raccoon.metrics import names
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE_PREFIX = "PUBLISHER_PIGEON_"  # the publisher that docs/publishers.md makes
 STRUCTURE = ROOT / "docs" / "structure.md"
 
 
@@ -71,7 +72,7 @@ class WrittenPagesTests(SynchronousTestCase):
                 self.assertTrue((page.parent / target).exists(), f"{page.name}: {target}")
 
     def test_variables_named_in_pages_are_options(self) -> None:
-        """Each variable that a page names is an option, or one of librdkafka's."""
+        """Each variable that a page names is an option, one of librdkafka's, or the example's."""
         known = {option.variable for option in config.OPTIONS}
         sections = tuple({variable.partition("_")[0] + "_" for variable in known})
         for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
@@ -81,6 +82,6 @@ class WrittenPagesTests(SynchronousTestCase):
                 for name in named
                 if name.startswith(sections)
                 and name not in known
-                and not name.startswith(config.KAFKA_CLIENT_PREFIX)
+                and not name.startswith((config.KAFKA_CLIENT_PREFIX, EXAMPLE_PREFIX))
             }
             self.assertEqual(unknown, set(), page.name)

@@ -11,10 +11,10 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from raccoon import tap
+from raccoon import __version__, tap
 from raccoon.app import RaccoonService
-from raccoon.config import OPTIONS, Settings
-from raccoon.errors import ConfigError, StartError
+from raccoon.config import OPTIONS, KafkaSettings, Settings, WebSocketSettings, title
+from raccoon.errors import ConfigError
 
 
 class TapTestCase(SynchronousTestCase):
@@ -83,9 +83,9 @@ class FlagTests(TapTestCase):
         self.assertEqual(1, options.settings.event.ack)
 
     def test_librdkafka_without_a_value(self) -> None:
-        """A librdkafka flag whose value is missing is a usage error, as with any other flag."""
-        with self.assertRaises(usage.UsageError):
-            self.parse("--publisher.kafka.client.linger.ms")
+        """A flag whose value is missing ends the start in one line, librdkafka's as any other."""
+        for flag in ("--publisher.kafka.client.linger.ms", "--event.ack"):
+            self.assertRefused("option --?\\S+ requires argument", flag)
 
     def test_kafka_settings_of_our_own(self) -> None:
         """An option of Kafka's that is not librdkafka's is parsed as ours."""
@@ -93,14 +93,48 @@ class FlagTests(TapTestCase):
         self.assertEqual(5, options.settings.publisher.kafka.flush_interval_ms)
         self.assertEqual({}, options.settings.publisher.kafka.client)
 
+    def assertRefused(self, expected: str, *arguments: str) -> None:
+        error = self.assertRaises(SystemExit, self.parse, *arguments)
+        self.assertRegex(str(error.code), f"^raccoon: {expected}$")
+
     def test_unknown_flag(self) -> None:
-        """A flag that does not exist is a usage error that names it."""
-        error = self.assertRaises(usage.UsageError, self.parse, "--server.websocket.prot=1")
-        self.assertIn("server.websocket.prot", str(error))
+        """A flag that does not exist is refused in one line, with the nearest that does."""
+        self.assertRefused(
+            "option --server.websocket.prot not recognized; did you mean --\\S+.port\\?",
+            "--server.websocket.prot=1",
+        )
+        self.assertRefused("option --owl not recognized", "--owl")
+
+    def test_unknown_flag_of_a_publisher(self) -> None:
+        """A flag of a publisher that does not exist is refused among the other problems."""
+        error = self.assertRaises(
+            SystemExit, self.parse, "--publisher.kafak.flush.interval.ms=1", "--event.ack=7"
+        )
+        self.assertIn(
+            "PUBLISHER_KAFAK_FLUSH_INTERVAL_MS: unknown flag;"
+            " did you mean PUBLISHER_KAFKA_FLUSH_INTERVAL_MS?",
+            str(error),
+        )
+        self.assertIn("EVENT_ACK", str(error))
 
     def test_stray_argument(self) -> None:
-        """An argument that is no flag is a usage error."""
-        self.assertRaises(usage.UsageError, self.parse, "8080")
+        """An argument that is no flag is refused in one line."""
+        self.assertRefused("unexpected argument '8080'; options begin with --", "8080")
+
+    def test_version(self) -> None:
+        """--version prints Raccoon's version, not Twisted's."""
+        printed = io.StringIO()
+        self.patch(sys, "stdout", printed)
+        error = self.assertRaises(SystemExit, self.parse, "--version")
+        self.assertEqual((0, f"Raccoon {__version__}\n"), (error.code, printed.getvalue()))
+
+    def test_help_fits_a_terminal(self) -> None:
+        """The help is at most 80 columns wide, and shows the options by section."""
+        lines = tap.Options().getUsage().splitlines()
+        self.assertEqual([], [line for line in lines if len(line) > 80])
+        headings = [line for line in lines if line and not line.startswith(" ")]
+        for section in (WebSocketSettings, KafkaSettings):
+            self.assertIn(title(section), headings)
 
     def test_help_shows_meaning_and_default(self) -> None:
         """The help lists each option with its meaning and default."""
@@ -226,9 +260,7 @@ class MakeServiceTests(TapTestCase):
 
     def test_publisher_that_is_not_installed(self) -> None:
         """An unknown publisher ends the start with an error that lists those installed."""
-        error = self.assertRaises(
-            StartError, tap.makeService, self.parse("--publisher.type=pigeon")
-        )
+        error = self.assertRaises(SystemExit, self.parse, "--publisher.type=pigeon")
         self.assertIn("PUBLISHER_TYPE: no publisher 'pigeon' is installed", str(error))
         self.assertIn("kafka, kinesis, log, pubsub", str(error))
 

@@ -8,6 +8,7 @@ YAML path is the same words nested, the flag the same words joined by dots:
 
 from raccoon.config.cors import CorsSettings
 from raccoon.config.event import EventSettings
+from raccoon.config.extensions import load_publisher, sections
 from raccoon.config.grpc import GrpcSettings
 from raccoon.config.journal import JournalSettings
 from raccoon.config.kafka import KAFKA_CLIENT_PREFIX, KafkaSettings
@@ -22,7 +23,22 @@ from raccoon.config.limits import (
 from raccoon.config.loading import default_file, describe, load
 from raccoon.config.log import LogSettings
 from raccoon.config.metric import MetricSettings
-from raccoon.config.options import MASK, Option, Parser, shown
+from raccoon.config.options import (
+    MASK,
+    REQUIRED,
+    Option,
+    Parser,
+    boolean,
+    choice,
+    integer,
+    listing,
+    option,
+    options_of,
+    shown,
+    text,
+    title,
+    variable_of,
+)
 from raccoon.config.publisher import PublisherSettings
 from raccoon.config.pubsub import PubSubSettings
 from raccoon.config.server import ServerSettings
@@ -36,6 +52,7 @@ __all__ = [
     "MASK",
     "OPTIONS",
     "REQUEST_OVERHEAD",
+    "REQUIRED",
     "TYPE_OVERHEAD",
     "CorsSettings",
     "EventSettings",
@@ -54,9 +71,20 @@ __all__ = [
     "Settings",
     "WebSocketSettings",
     "WorkerSettings",
+    "boolean",
+    "choice",
     "default_file",
     "describe",
+    "integer",
     "largest_request",
+    "listing",
     "load",
+    "load_publisher",
+    "option",
+    "options_of",
+    "sections",
     "shown",
+    "text",
+    "title",
+    "variable_of",
 ]

@@ -9,15 +9,15 @@ from raccoon.config.options import PORT, boolean, integer, option
 
 @attrs.frozen(kw_only=True)
 class GrpcSettings:
-    """The gRPC listener."""
+    """gRPC listener."""
 
     port: int = option("SERVER_GRPC_PORT", 8081, "gRPC port", PORT)
     max_concurrent: int = option(
         "SERVER_GRPC_MAX_CONCURRENT",
         10_000,
-        "calls in progress; further ones get RESOURCE_EXHAUSTED",
+        "maximum number of concurrent calls; further calls get RESOURCE_EXHAUSTED",
         integer(1, 1_000_000),
     )
     reflection: bool = option(
-        "SERVER_GRPC_REFLECTION_ENABLED", False, "serve gRPC reflection", boolean
+        "SERVER_GRPC_REFLECTION_ENABLED", False, "serve gRPC server reflection", boolean
     )

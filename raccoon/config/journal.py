@@ -9,13 +9,13 @@ from raccoon.config.options import choice, integer, option, text
 
 @attrs.frozen(kw_only=True)
 class JournalSettings:
-    """Requests on local disk until they are delivered."""
+    """Journal: requests on local disk until they are delivered."""
 
     enabled: str = option(
         "JOURNAL_ENABLED",
         "auto",
-        "true, false, or auto: where EVENT_ACK is 2. With EVENT_ACK 0 and 1 it keeps what could"
-        " not be delivered",
+        "whether there is a journal; auto: only at EVENT_ACK=2. At EVENT_ACK=0 and 1 it keeps the"
+        " requests that could not be delivered",
         choice("auto", "true", "false"),
     )
     dir: str = option(
@@ -24,18 +24,19 @@ class JournalSettings:
     max_bytes: int = option(
         "JOURNAL_MAX_BYTES",
         4 << 30,
-        "of disk, dead letters included; past it requests are refused until there is room",
+        "disk space of the journal, dead letters included; beyond this, requests are refused until"
+        " space is free",
         integer(8 << 20, 1 << 44),
     )
     segment_bytes: int = option(
         "JOURNAL_SEGMENT_BYTES",
         32 << 20,
-        "of a file of the journal; disk is given back and damage set aside file by file",
+        "size of one journal file; disk space is freed, and damage set aside, file by file",
         integer(1 << 20, 1 << 30),
     )
     commit_delay_ms: int = option(
         "JOURNAL_COMMIT_DELAY_MS",
         5,
-        "a commit waits up to this long, or until 48 requests share it: the busier, the longer",
+        "maximum wait of a commit for further requests, up to 48; the wait shrinks as load falls",
         integer(0, 1000),
     )

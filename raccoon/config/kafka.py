@@ -17,8 +17,8 @@ class KafkaSettings:
 
     client: Mapping[str, str] = attrs.field(factory=dict)
     flush_interval_ms: int = option(
-        "PUBLISHER_KAFKA_FLUSH_INTERVAL_MS", 1000, "flush at shutdown", MILLISECONDS
+        "PUBLISHER_KAFKA_FLUSH_INTERVAL_MS", 1000, "at shutdown, time to flush", MILLISECONDS
     )
     delivery_channel_size: int = option(
-        "PUBLISHER_KAFKA_DELIVERY_CHANNEL_SIZE", 10, "accepted for compatibility", COUNT
+        "PUBLISHER_KAFKA_DELIVERY_CHANNEL_SIZE", 10, "no effect; accepted for compatibility", COUNT
     )

@@ -15,41 +15,61 @@ TYPE_OVERHEAD = 128
 
 @attrs.frozen(kw_only=True)
 class LimitSettings:
-    """What one client may send; each refusal names its limit."""
+    """Limits on what one client may send; each refusal names its limit."""
 
     request_bytes: int = option(
-        "LIMIT_REQUEST_BYTES", 4_194_304, "a body or message, on all protocols", BYTES
+        "LIMIT_REQUEST_BYTES", 4_194_304, "maximum size of a request, on all protocols", BYTES
     )
-    events: int = option("LIMIT_EVENTS", 10_000, "events in a request", COUNT)
+    events: int = option("LIMIT_EVENTS", 10_000, "maximum number of events in a request", COUNT)
     id_length: int = option(
-        "LIMIT_ID_LENGTH", 256, "characters of a connection id or group", integer(1, 8192)
+        "LIMIT_ID_LENGTH",
+        256,
+        "maximum length of a client's id or group, in characters",
+        integer(1, 8192),
     )
     guid_length: int = option(
-        "LIMIT_GUID_LENGTH", 256, "characters of a req_guid", integer(1, 8192)
+        "LIMIT_GUID_LENGTH", 256, "maximum length of a req_guid, in characters", integer(1, 8192)
     )
     json_depth: int = option(
-        "LIMIT_JSON_DEPTH", 32, "nesting of JSON that a request may carry", integer(1, 200)
+        "LIMIT_JSON_DEPTH", 32, "maximum nesting depth of a JSON request", integer(1, 200)
     )
     header_bytes: int = option(
-        "LIMIT_HEADER_BYTES", 16_384, "request line and headers together", integer(1024, 1 << 20)
+        "LIMIT_HEADER_BYTES",
+        16_384,
+        "maximum size of request line and headers together",
+        integer(1024, 1 << 20),
     )
-    headers: int = option("LIMIT_HEADERS", 100, "headers of a request", integer(8, 10_000))
+    headers: int = option(
+        "LIMIT_HEADERS", 100, "maximum number of headers in a request", integer(8, 10_000)
+    )
     header_timeout_ms: int = option(
-        "LIMIT_HEADER_TIMEOUT_MS", 10_000, "from a request's first byte to its last header", COUNT
+        "LIMIT_HEADER_TIMEOUT_MS",
+        10_000,
+        "deadline from the first byte of a request to its last header",
+        COUNT,
     )
     body_timeout_ms: int = option(
-        "LIMIT_BODY_TIMEOUT_MS", 60_000, "from a request's last header to its last byte", COUNT
+        "LIMIT_BODY_TIMEOUT_MS",
+        60_000,
+        "deadline from the last header of a request to its last byte",
+        COUNT,
     )
     idle_timeout_ms: int = option(
-        "LIMIT_IDLE_TIMEOUT_MS", 60_000, "an HTTP connection without a request", COUNT
+        "LIMIT_IDLE_TIMEOUT_MS",
+        60_000,
+        "close an HTTP connection that has had no request for this long",
+        COUNT,
     )
     http_connections: int = option(
-        "LIMIT_HTTP_CONNECTIONS", 10_000, "open HTTP connections besides WebSocket ones", COUNT
+        "LIMIT_HTTP_CONNECTIONS",
+        10_000,
+        "maximum number of open HTTP connections, WebSocket not included",
+        COUNT,
     )
     in_flight: int = option(
         "LIMIT_REQUESTS_IN_FLIGHT",
         256,
-        "unanswered requests of one WebSocket connection or gRPC stream; past it it is not read",
+        "unanswered requests of a WebSocket connection or gRPC stream; beyond this, reading pauses",
         COUNT,
     )
 

@@ -9,11 +9,11 @@ from raccoon.config.options import choice, option
 
 @attrs.frozen(kw_only=True)
 class LogSettings:
-    """Raccoon's own log."""
+    """Log of Raccoon itself."""
 
     level: str = option(
         "LOG_LEVEL",
         "info",
-        "debug, info, warn, error, fatal or panic",
+        "lowest level that is logged",
         choice("debug", "info", "warn", "error", "fatal", "panic"),
     )

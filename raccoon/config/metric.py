@@ -19,31 +19,40 @@ def _udp_address(value: Any) -> str:
 
 @attrs.frozen(kw_only=True)
 class MetricSettings:
-    """Where metrics go."""
+    """Metrics."""
 
     runtime_stats_record_interval_ms: int = option(
-        "METRIC_RUNTIME_STATS_RECORD_INTERVAL_MS", 10_000, "process gauges", integer(10, 3_600_000)
+        "METRIC_RUNTIME_STATS_RECORD_INTERVAL_MS",
+        10_000,
+        "interval between measurements of the process",
+        integer(10, 3_600_000),
     )
     statsd_enabled: bool = option(
-        "METRIC_STATSD_ENABLED", False, "send metrics to StatsD, with tags as Telegraf's", boolean
+        "METRIC_STATSD_ENABLED",
+        False,
+        "send metrics to StatsD, with tags in Telegraf's format",
+        boolean,
     )
     statsd_address: str = option(
-        "METRIC_STATSD_ADDRESS", ":8125", "host:port of StatsD; no host: localhost", _udp_address
+        "METRIC_STATSD_ADDRESS",
+        ":8125",
+        "address of StatsD; without a host: localhost",
+        _udp_address,
     )
     statsd_flush_period_ms: int = option(
         "METRIC_STATSD_FLUSH_PERIOD_MS",
         10_000,
-        "between two times that metrics are sent to StatsD",
+        "interval between two sends to StatsD",
         integer(10, 3_600_000),
     )
     prometheus_enabled: bool = option(
         "METRIC_PROMETHEUS_ENABLED", False, "serve metrics to Prometheus", boolean
     )
-    prometheus_path: str = option("METRIC_PROMETHEUS_PATH", "/metrics", "path", text)
-    prometheus_port: int = option("METRIC_PROMETHEUS_PORT", 9090, "port", PORT)
+    prometheus_path: str = option("METRIC_PROMETHEUS_PATH", "/metrics", "path of the scrape", text)
+    prometheus_port: int = option("METRIC_PROMETHEUS_PORT", 9090, "port of the scrape", PORT)
     label_values: int = option(
         "METRIC_LABEL_VALUES",
         100,
-        "distinct values of a label that clients choose; further ones read `other`",
+        "distinct values of a label that clients choose; further values count as `other`",
         integer(1, 100_000),
     )

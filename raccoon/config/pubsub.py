@@ -14,33 +14,44 @@ class PubSubSettings:
     credentials: str = option(
         "PUBLISHER_PUBSUB_CREDENTIALS",
         "",
-        "credentials file; unset: GOOGLE_APPLICATION_CREDENTIALS, else the machine's own",
+        "credentials file; if unset, GOOGLE_APPLICATION_CREDENTIALS, else the machine's own",
         text,
     )
     application_credentials: str = option(
-        "GOOGLE_APPLICATION_CREDENTIALS", "", "credentials file, as Google's clients read it", text
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "",
+        "credentials file, the variable that Google's clients read",
+        text,
     )
     emulator_host: str = option(
-        "PUBSUB_EMULATOR_HOST", "", "host:port of an emulator to use, without credentials", text
+        "PUBSUB_EMULATOR_HOST", "", "host:port of an emulator, used without credentials", text
     )
-    project_id: str = option("PUBLISHER_PUBSUB_PROJECT_ID", "", "project of the topics", text)
+    project_id: str = option(
+        "PUBLISHER_PUBSUB_PROJECT_ID", "", "project that owns the topics", text
+    )
     topic_autocreate: bool = option(
         "PUBLISHER_PUBSUB_TOPIC_AUTOCREATE", False, "create missing topics", boolean
     )
     topic_retention_ms: int = option(
         "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS",
         0,
-        "retention of created topics; 0: none",
+        "message retention of created topics; 0: none",
         integer(0, 1 << 40),
     )
     publish_delay_threshold_ms: int = option(
-        "PUBLISHER_PUBSUB_PUBLISH_DELAY_THRESHOLD_MS", 10, "a batch waits this long", MILLISECONDS
+        "PUBLISHER_PUBSUB_PUBLISH_DELAY_THRESHOLD_MS",
+        10,
+        "maximum wait of a batch for further events",
+        MILLISECONDS,
     )
     publish_count_threshold: int = option(
-        "PUBLISHER_PUBSUB_PUBLISH_COUNT_THRESHOLD", 100, "events in a batch", integer(1, 1000)
+        "PUBLISHER_PUBSUB_PUBLISH_COUNT_THRESHOLD",
+        100,
+        "maximum number of events in a batch",
+        integer(1, 1000),
     )
     publish_byte_threshold: int = option(
-        "PUBLISHER_PUBSUB_PUBLISH_BYTE_THRESHOLD", 1_000_000, "bytes in a batch", COUNT
+        "PUBLISHER_PUBSUB_PUBLISH_BYTE_THRESHOLD", 1_000_000, "maximum size of a batch", COUNT
     )
     publish_timeout_ms: int = option(
         "PUBLISHER_PUBSUB_PUBLISH_TIMEOUT_MS", 60_000, "deadline of a publish", MILLISECONDS

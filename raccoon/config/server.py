@@ -1,4 +1,4 @@
-"""The processes that serve: their number."""
+"""Options of the serving processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _processes(value: Any) -> int:
 
 @attrs.frozen(kw_only=True)
 class ServerSettings:
-    """The processes that serve.
+    """Serving processes.
 
     Attributes:
         index: which of them this is, from 0; stays when one is replaced.
@@ -32,7 +32,7 @@ class ServerSettings:
     workers: int = option(
         "SERVER_WORKERS",
         1,
-        "processes that serve, each on a core of its own; auto: one for each core",
+        "number of serving processes, each on a core of its own; auto: one for each core",
         _processes,
     )
     index: int = 0

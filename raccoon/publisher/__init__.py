@@ -15,7 +15,8 @@ class PublisherContext(NamedTuple):
     """What a publisher is constructed with.
 
     Attributes:
-        settings: the whole configuration.
+        settings: the whole configuration; `settings.publisher.own` is the section that a
+            publisher of another package declares.
         metrics: counts, safe from any thread.
         supervisor: runs the publisher's threads; see raccoon.supervision.
     """

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
-from raccoon.errors import StartError
+from raccoon.config import load_publisher
 from raccoon.interfaces import IPublisher
 from raccoon.publisher import PublisherContext
-
-GROUP = "raccoon.publishers"
 
 
 def make_publisher(context: PublisherContext) -> IPublisher:
@@ -17,19 +13,5 @@ def make_publisher(context: PublisherContext) -> IPublisher:
     Raises:
         StartError: no publisher of that name is installed, or its driver cannot be imported.
     """
-    name = context.settings.publisher_type
-    installed = {point.name: point for point in entry_points(group=GROUP)}
-    point = installed.get(name)
-    if point is None:
-        raise StartError(
-            f"PUBLISHER_TYPE: no publisher {name!r} is installed;"
-            f" expected one of {', '.join(sorted(installed))}"
-        )
-    try:
-        make = point.load()
-    except (ImportError, AttributeError) as error:
-        raise StartError(
-            f"PUBLISHER_TYPE: the publisher {name!r} cannot be imported: {error}"
-        ) from error
-    publisher: IPublisher = make(context)
+    publisher: IPublisher = load_publisher(context.settings.publisher_type)(context)
     return publisher

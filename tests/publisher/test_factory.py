@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
@@ -12,43 +11,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from raccoon.config import load
-from raccoon.errors import StartError
+from raccoon.errors import ConfigError
 from raccoon.interfaces import IPublisher
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.factory import make_publisher
 from raccoon.publisher.log import LogPublisher
 from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics
+from tests.pigeon_post import install_pigeon_post
 
-PIGEON = """
-from zope.interface import implementer
-from raccoon.interfaces import IPublisher
-
-
-@implementer(IPublisher)
-class PigeonPublisher:
-    name = "pigeon"
-    destination = "the loft"
-    reachable = True
-
-    def __init__(self, context):
-        self.context = context
-
-    def start(self):
-        pass
-
-    def publish(self, requests):
-        return [None] * len(requests)
-
-    def close(self, timeout):
-        return 0
-"""
-ENTRY_POINTS = """
-[raccoon.publishers]
-pigeon = pigeon_post:PigeonPublisher
-extinct = pigeon_post:DodoPublisher
-driverless = pigeon_without_driver:PigeonPublisher
-"""
 # Run by a fresh interpreter: constructs the publisher named by the first argument, then says
 # which drivers are loaded.
 LOADED_DRIVERS = """
@@ -91,8 +62,8 @@ class ChoiceTests(SynchronousTestCase):
         self.assertEqual("kafka", publisher.name)
 
     def test_unknown(self) -> None:
-        """A name that is not installed is a StartError that lists those that are."""
-        error = self.assertRaises(StartError, make_publisher, make_context("owl"))
+        """A name that is not installed is refused with a list of those that are."""
+        error = self.assertRaises(ConfigError, make_context, "owl")
         self.assertTrue(
             str(error).startswith(
                 "PUBLISHER_TYPE: no publisher 'owl' is installed; expected one of"
@@ -105,19 +76,7 @@ class InstalledPublisherTests(SynchronousTestCase):
     """A publisher of a third party's."""
 
     def setUp(self) -> None:
-        directory = os.path.abspath(self.mktemp())
-        information = os.path.join(directory, "pigeon_post-1.0.dist-info")
-        os.makedirs(information)
-        for path, text in (
-            (os.path.join(information, "METADATA"), "Metadata-Version: 2.1\nName: pigeon-post\n"),
-            (os.path.join(information, "entry_points.txt"), ENTRY_POINTS),
-            (os.path.join(directory, "pigeon_post.py"), PIGEON),
-            (os.path.join(directory, "pigeon_without_driver.py"), "import no_such_driver\n"),
-        ):
-            with open(path, "w", encoding="ascii") as file:
-                file.write(text)
-        self.patch(sys, "path", [directory, *sys.path])
-        self.addCleanup(sys.modules.pop, "pigeon_post", None)
+        install_pigeon_post(self)
 
     def test_found_by_its_entry_point(self) -> None:
         """A publisher that another package announces is constructed with the context."""
@@ -133,15 +92,27 @@ class InstalledPublisherTests(SynchronousTestCase):
         self.assertNotIn("pigeon_post", sys.modules)
 
     def test_driver_is_missing(self) -> None:
-        """A publisher whose driver cannot be imported is a StartError that names the driver."""
-        error = self.assertRaises(StartError, make_publisher, make_context("driverless"))
+        """A publisher whose driver cannot be imported is refused with the driver's name."""
+        error = self.assertRaises(ConfigError, make_context, "driverless")
         self.assertIn("'driverless' cannot be imported", str(error))
         self.assertIn("no_such_driver", str(error))
 
     def test_object_is_missing(self) -> None:
-        """A publisher that its package announces but does not hold is a StartError."""
-        error = self.assertRaises(StartError, make_publisher, make_context("extinct"))
+        """A publisher that its package announces but does not hold is refused."""
+        error = self.assertRaises(ConfigError, make_context, "extinct")
         self.assertIn("DodoPublisher", str(error))
+
+    def test_options_reach_it(self) -> None:
+        """The options that it declares reach it by its context, as an object of its own class."""
+        environment = {
+            "PUBLISHER_TYPE": "homing-pigeon",
+            "PUBLISHER_HOMING_PIGEON_LOFT": "the attic",
+        }
+        settings = load({}, environment)
+        publisher: Any = make_publisher(
+            PublisherContext(settings, FakeMetrics(), Supervisor(FakeMetrics()))
+        )
+        self.assertEqual(("the attic", 2), (publisher.loft, publisher.speed))
 
 
 class DriverTests(SynchronousTestCase):

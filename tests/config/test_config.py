@@ -482,6 +482,9 @@ class DescribeTests(SynchronousTestCase):
             "sasl.oauthbearer.client.secret",
             "sasl.oauthbearer.assertion.private.key.passphrase",
             "sasl.oauthbearer.assertion.private.key.pem",
+            "sasl.oauthbearer.config",
+            "sasl.oauthbearer.extensions",
+            "sasl.kerberos.kinit.cmd",
         }
         names = [config.KAFKA_CLIENT_PREFIX + s.upper().replace(".", "_") for s in secrets]
         settings = config.load({}, dict.fromkeys(names, "hunter2"))
