@@ -57,10 +57,11 @@ test: $(DEV) ## Run all tests; those of tests/integration need Java 17 and Maven
 unit: $(DEV) ## Run the tests that need no socket, process or broker
 	$(BIN)/trial $(UNIT_TESTS)
 
-torture: $(DEV) ## Run the long forms of the journal's tests: 200 kills, 60,000 requests in an outage (half an hour)
+torture: $(DEV) ## Run the long forms of tests: 200 kills, 60,000 requests in an outage, 5,000 examples of each property
 	command -v strace >/dev/null || apt-get install -y -qq --no-install-recommends strace
 	RACCOON_TORTURE=1 $(BIN)/trial tests.integration.test_journal_crashes tests.integration.test_journal \
-		tests.integration.test_journal_disk tests.integration.test_journal_power
+		tests.integration.test_journal_disk tests.integration.test_journal_power \
+		tests.test_codec_properties tests.test_payload tests.journal.files
 
 lint: $(DEV) ## Check style and types
 	$(BIN)/ruff check .

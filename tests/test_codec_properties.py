@@ -9,7 +9,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -118,13 +118,11 @@ class AnyBytesTests(SynchronousTestCase):
         self.assertEqual({str}, {str, *map(type, found.types)})
         self.assertEqual({bytes}, {bytes, *map(type, found.payloads)})
 
-    @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=200))
     def test_protobuf(self, body: bytes) -> None:
         """Any bytes are a batch or a bad request to the protobuf decoder."""
         self.check(outcome(protobuf_deserializer, body))
 
-    @settings(max_examples=300, deadline=None)
     @given(requests, st.data())
     def test_damaged_protobuf(self, request: SendEventRequest, data: st.DataObject) -> None:
         """A request with one byte changed is a batch or a bad request."""
@@ -132,19 +130,16 @@ class AnyBytesTests(SynchronousTestCase):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         self.check(outcome(protobuf_deserializer, bytes(body)))
 
-    @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=200))
     def test_json(self, body: bytes) -> None:
         """Any bytes are a batch or a bad request to the JSON decoder."""
         self.check(outcome(json_deserializer, body))
 
-    @settings(max_examples=500, deadline=None)
     @given(json_values)
     def test_any_json(self, document: Any) -> None:
         """Any JSON is a batch or a bad request."""
         self.check(outcome(json_deserializer, json.dumps(document).encode()))
 
-    @settings(max_examples=300, deadline=None)
     @given(json_values, json_values, json_values)
     def test_any_fields(self, guid: Any, sent_time: Any, events: Any) -> None:
         """Any JSON in the places of the fields is a batch or a bad request."""
@@ -152,7 +147,6 @@ class AnyBytesTests(SynchronousTestCase):
         for key, value in document.items():
             self.check(outcome(json_deserializer, json.dumps({key: value}).encode()))
 
-    @settings(max_examples=300, deadline=None)
     @given(requests, st.data())
     def test_damaged_json(self, request: SendEventRequest, data: st.DataObject) -> None:
         """A JSON request with one byte changed is a batch or a bad request."""
@@ -164,7 +158,6 @@ class AnyBytesTests(SynchronousTestCase):
 class SameRequestTests(SynchronousTestCase):
     """Both encodings of a request mean the same."""
 
-    @settings(max_examples=300, deadline=None)
     @given(requests)
     def test_protobuf_and_go_json(self, request: SendEventRequest) -> None:
         """A request is read alike from protobuf and from the JSON that Go's encoder writes."""
@@ -179,7 +172,6 @@ class SameRequestTests(SynchronousTestCase):
         self.assertEqual(expected, protobuf_deserializer.deserialize(request.SerializeToString()))
         self.assertEqual(expected, json_deserializer.deserialize(go_json(request)))
 
-    @settings(max_examples=300, deadline=None)
     @given(requests)
     def test_canonical_json(self, request: SendEventRequest) -> None:
         """protobuf's canonical JSON is read alike, its times to the microsecond."""
@@ -191,7 +183,6 @@ class SameRequestTests(SynchronousTestCase):
             # A float of Unix seconds in the year 1 or 9999 is good to some 30 microseconds.
             self.assertLess(abs(expected.sent_time - read.sent_time), 1e-4)
 
-    @settings(max_examples=100, deadline=None)
     @given(st.lists(st.binary(max_size=64), max_size=5))
     def test_arrays_of_byte_values(self, payloads: list[bytes]) -> None:
         """An array of byte values means the same as base64."""
@@ -199,7 +190,6 @@ class SameRequestTests(SynchronousTestCase):
         batch = json_deserializer.deserialize(json.dumps(document).encode())
         self.assertEqual(payloads, batch.payloads)
 
-    @settings(max_examples=500, deadline=None)
     @given(st.text("Ab+/=-_\n\r ", max_size=12))
     def test_base64_is_what_go_takes(self, text: str) -> None:
         """A text is taken where it is padded standard base64, but for line breaks; else refused."""
@@ -216,7 +206,6 @@ class SameRequestTests(SynchronousTestCase):
 class ResponseTests(SynchronousTestCase):
     """Responses survive both encodings."""
 
-    @settings(max_examples=200, deadline=None)
     @given(responses)
     def test_protobuf(self, response: Response) -> None:
         """A response in protobuf decodes to the values it was made of."""
@@ -232,7 +221,6 @@ class ResponseTests(SynchronousTestCase):
             ),
         )
 
-    @settings(max_examples=200, deadline=None)
     @given(responses)
     def test_json(self, response: Response) -> None:
         """A response in JSON decodes to the values it was made of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -95,7 +95,6 @@ class RenderTests(SynchronousTestCase):
         self.assertTrue(text.startswith("1: {1: {1: "), text)
         self.assertIn("0x", text)
 
-    @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=200))
     def test_any_bytes(self, data: bytes) -> None:
         """Any bytes are a printable text or None."""
