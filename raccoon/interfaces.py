@@ -64,7 +64,7 @@ class IPublisher(Interface):
 
     A third party adds one by an entry point in the group `raccoon.publishers`: the name is the
     value of PUBLISHER_TYPE, the object a callable that takes a PublisherContext and returns an
-    IPublisher.
+    IPublisher. It may declare options of its own; see docs/publishers.md.
     """
 
     name: str = Attribute("the publisher's name in metrics, such as `kafka`")

@@ -33,9 +33,10 @@ from raccoon.request import CollectRequest
 from raccoon.service.edge import EdgeContext
 from raccoon.service.rest.service import make_rest_service
 from raccoon.supervision import Supervisor
-from tests.fakes import FakeMetrics
+from tests.fakes import Fake, FakeMetrics, can_fail
 
 NOW = 1_795_492_430.0
+_READ = 65536  # bytes that a Twisted transport reads at once
 _WRITE_BUFFER = 65536  # of a Twisted transport; past it its producer is paused
 _POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
 
@@ -302,7 +303,7 @@ class MemorySocket:
 
     def _flow(self) -> None:
         while self._unread and self.reading and self.connected and not self.disconnecting:
-            data, self._unread = self._unread, b""
+            data, self._unread = self._unread[:_READ], self._unread[_READ:]
             self.protocol.dataReceived(data)
 
     def _lose(self, reason: Exception) -> None:
@@ -330,6 +331,8 @@ class MemorySocket:
             self.producer.pauseProducing()
 
     def writeSequence(self, pieces: Iterable[bytes]) -> None:
+        pieces = list(pieces)
+        assert all(isinstance(piece, bytes) for piece in pieces)
         self.write(b"".join(pieces))
 
     def loseConnection(self) -> None:
@@ -352,7 +355,10 @@ class MemorySocket:
         if self.producer is not None:
             raise RuntimeError("a producer is registered")
         assert streaming
-        self.producer = producer
+        if self.connected:
+            self.producer = producer
+        else:
+            producer.stopProducing()
 
     def unregisterProducer(self) -> None:
         self.producer = None
@@ -392,21 +398,20 @@ class MemorySocket:
 
 
 @implementer(ICollector)
-class FakeCollector:
+class FakeCollector(Fake):
     """Keeps requests until the test settles them; acknowledges as the level asks.
 
     Attributes:
         overloaded: whether requests are refused.
-        broken: raised for each request, if not None.
 
     Args:
         ack: the acknowledgement level.
     """
 
     def __init__(self, ack: int = 1) -> None:
+        super().__init__()
         self.ack = ack
         self.overloaded = False
-        self.broken: Exception | None = None
         self.requests: list[CollectRequest] = []
         self._acknowledged: list[Deferred[None]] = []
         self._waiters: list[Callable[[], None]] = []
@@ -416,18 +421,22 @@ class FakeCollector:
         """Guids of what was taken, in order."""
         return [request.guid for request in self.requests]
 
+    @can_fail
     def collect(self, request: CollectRequest) -> Deferred[None]:
-        if self.broken is not None:
-            raise self.broken
-        if self.overloaded:
+        if self.overloaded and request.types:
             return fail(Overloaded())
         self.requests.append(request)
-        acknowledged: Deferred[None] = Deferred() if self.ack else succeed(None)
+        waits = self.ack and request.types
+        acknowledged: Deferred[None] = Deferred() if waits else succeed(None)
         self._acknowledged.append(acknowledged)
         return acknowledged
 
+    @can_fail
     def when_room(self, resume: Callable[[], None]) -> None:
-        self._waiters.append(resume)
+        if self.overloaded:
+            self._waiters.append(resume)
+        else:
+            resume()
 
     def deliver(self, index: int = -1) -> None:
         """The destination confirms the index-th request."""

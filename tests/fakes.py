@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -42,6 +43,38 @@ def make_request(
     )
 
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Fake:
+    """A stand-in whose methods fail when a test says so.
+
+    Attributes:
+        faults: what a method raises, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.faults: dict[str, Exception] = {}
+
+    def raise_fault(self, method: str) -> None:
+        """Raise the fault of a method, if it has one."""
+        if method in self.faults:
+            raise self.faults[method]
+
+
+def can_fail(method: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Make a method of a Fake raise its fault before it does anything."""
+
+    @wraps(method)
+    def call(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        fake: Any = args[0]
+        fake.raise_fault(method.__name__)
+        return method(*args, **kwargs)
+
+    return call
+
+
 _METRICS = {metric.name: metric for metric in METRICS}
 
 
@@ -53,35 +86,42 @@ def _check(kind: str, name: str, labels: tuple[str, ...]) -> None:
 
 
 @implementer(IMetrics)
-class FakeMetrics:
+class FakeMetrics(Fake):
     """Records every call as (name, value, labels); takes what the table of metrics has."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.counts: list[tuple[str, float, tuple[str, ...]]] = []
         self.gauges: list[tuple[str, float, tuple[str, ...]]] = []
         self.adjustments: list[tuple[str, float, tuple[str, ...]]] = []
         self.observations: list[tuple[str, float, tuple[str, ...]]] = []
 
+    @can_fail
     def count(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         _check(COUNTER, name, labels)
         self.counts.append((name, value, labels))
 
+    @can_fail
     def count_all(self, counts: Iterable[tuple[str, float, tuple[str, ...]]]) -> None:
         for name, value, labels in counts:
             self.count(name, value, labels)
 
+    @can_fail
     def gauge(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         _check(GAUGE, name, labels)
         self.gauges.append((name, value, labels))
 
+    @can_fail
     def adjust(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         _check(GAUGE, name, labels)
         self.adjustments.append((name, value, labels))
 
+    @can_fail
     def observe(self, name: str, value: float, labels: tuple[str, ...] = ()) -> None:
         _check(HISTOGRAM, name, labels)
         self.observations.append((name, value, labels))
 
+    @can_fail
     def observe_all(self, name: str, values: Sequence[float], labels: tuple[str, ...] = ()) -> None:
         _check(HISTOGRAM, name, labels)
         self.observations += [(name, value, labels) for value in values]
@@ -100,26 +140,43 @@ class FakeMetrics:
 
 
 @implementer(IPublisher)
-class FakePublisher:
-    """Keeps the groups it is given and confirms them, or answers `outcome` for each request."""
+class FakePublisher(Fake):
+    """Keeps the groups it is given and confirms them, or answers `outcome` for each request.
+
+    Attributes:
+        outcome: of each request that is published.
+        left: events that `close` says are undelivered.
+    """
 
     destination = "memory"
     reachable = True
 
     def __init__(self, name: str = "log") -> None:
+        super().__init__()
         self.name = name
         self.groups: list[list[CollectRequest]] = []
-        self.outcome: Any = None
+        self.outcome: Outcome = None
+        self.left = 0
+        self.started = self.closed = False
 
+    @can_fail
     def start(self) -> None:
-        pass
+        assert not self.started, "it was started before"
+        self.started = True
 
-    def publish(self, requests: Sequence[CollectRequest]) -> list[Any]:
+    @can_fail
+    def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
+        assert self.started, "it was not started"
+        assert not self.closed, "it was closed"
         self.groups.append(list(requests))
         return [self.outcome] * len(requests)
 
+    @can_fail
     def close(self, timeout: float) -> int:
-        return 0
+        assert self.started, "it was not started"
+        assert timeout >= 0
+        self.closed = True
+        return self.left
 
 
 class PublishByHand:
@@ -171,14 +228,22 @@ class ThreadlessClock(Clock):
 
 
 @implementer(IJournal)
-class FakeJournal:
-    """Keeps what it is given in lists."""
+class FakeJournal(Fake):
+    """Keeps what it is given in lists.
+
+    Attributes:
+        full: why it refuses requests; nothing: it takes them.
+        reasons: why no request should be sent here.
+        room: bytes of requests that may be in memory.
+        keeps: whether it takes back requests whose delivery failed.
+    """
 
     bridges_outages = True
     in_transit_events = 0
     returned_requests = returned_bytes = 0
 
     def __init__(self) -> None:
+        super().__init__()
         self.full = ""
         self.reasons: list[str] = []
         self.room = 1 << 30
@@ -187,23 +252,33 @@ class FakeJournal:
         self.done: list[CollectRequest] = []
         self.kept: list[CollectRequest] = []
 
+    @can_fail
     def refusal(self, size: int) -> str | None:
         return self.full or None
 
+    @can_fail
     def memory_left(self, used: int) -> int:
         return self.room - used
 
+    @can_fail
     def not_ready(self) -> list[str]:
         return self.reasons
 
+    @can_fail
     def add(self, request: CollectRequest, in_memory: bool) -> None:
+        assert not self.full, "whoever adds a request has asked before"
         request.entry = self
         self.added.append((request, in_memory))
 
+    @can_fail
     def delivered(self, requests: Sequence[CollectRequest]) -> None:
         assert all(request.entry is not None for request in requests)
+        assert not any(request in self.done for request in requests), "delivered before"
         self.done += requests
 
+    @can_fail
     def keep(self, request: CollectRequest, error: PublishError) -> bool:
+        if request.entry is None and self.full:
+            return False
         self.kept.append(request)
         return self.keeps

@@ -173,7 +173,7 @@ class FaultTests(IntakeCase):
 
     def test_collecting(self) -> None:
         """A collector that raises leaves no request without an answer; its events failed."""
-        self.collector.broken = ValueError("boom")
+        self.collector.faults["collect"] = ValueError("boom")
         self.take(json_body("g"))
         self.check_fault("collecting", "g")
         self.assertEqual(1, self.metrics.total("events_failed_total"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -159,3 +160,12 @@ class ShowingTests(ExtensionTestCase):
             text,
         )
         self.assertIn("wings that beat [default: 2]", text)
+
+
+class ProcessTests(ExtensionTestCase):
+    """With several processes that serve."""
+
+    def test_reach_another_process(self) -> None:
+        """The publisher's own section survives the way to the processes that serve."""
+        settings = config.load({}, CHOSEN)
+        self.assertEqual(settings, pickle.loads(pickle.dumps(settings)))
