@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
+from raccoon.config import Settings
 from raccoon.errors import PublishError
 from raccoon.interfaces import IJournal, IMetrics, IPublisher, Outcome
 from raccoon.messages import Batch, Identifier
 from raccoon.metrics.names import COUNTER, GAUGE, HISTOGRAM, METRICS
 from raccoon.request import CollectRequest
+
+
+def make_settings(**sections: Mapping[str, Any]) -> Settings:
+    """The default settings with some options of some sections changed."""
+    changed = {
+        name: attrs.evolve(getattr(Settings(), name), **options)
+        for name, options in sections.items()
+    }
+    return attrs.evolve(Settings(), **changed)
 
 
 def make_request(

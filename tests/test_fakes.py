@@ -11,7 +11,8 @@ from zope.interface.verify import verifyObject
 
 from raccoon.errors import PublishError
 from raccoon.interfaces import ICollector, IJournal, IMetrics, IPublisher
-from tests.edge_fakes import FakeCollector, MemorySocket
+from tests.edges.collector import FakeCollector
+from tests.edges.socket import MemorySocket
 from tests.fakes import Fake, FakeJournal, FakeMetrics, FakePublisher, make_request
 
 FAKES: list[tuple[InterfaceClass, type[Fake]]] = [

@@ -26,8 +26,10 @@ from raccoon.intake import (
 from raccoon.messages import Identifier, Response
 from raccoon.request import CollectRequest
 from raccoon.serialization import JsonSerializer
-from tests.edge_fakes import NOW, FakeCollector, json_body, make_context, make_settings
-from tests.fakes import FakeMetrics
+from tests.edges.bodies import NOW, json_body
+from tests.edges.collector import FakeCollector
+from tests.edges.edge import make_context
+from tests.fakes import FakeMetrics, make_settings
 
 SUCCESS, ERROR = 1, 2
 OK, BAD_REQUEST, INTERNAL_ERROR = 1, 2, 3

@@ -19,16 +19,10 @@ from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
 from raccoon.worker import WorkerService
-from tests.edge_fakes import (
-    NOW,
-    Edge,
-    http_request,
-    json_body,
-    make_context,
-    make_settings,
-    protobuf_body,
-)
-from tests.fakes import FakePublisher, PublishByHand, ThreadlessClock
+from tests.edges.bodies import NOW, json_body, protobuf_body
+from tests.edges.edge import Edge, make_context
+from tests.edges.http import http_request
+from tests.fakes import FakePublisher, PublishByHand, ThreadlessClock, make_settings
 
 METADATA = (("x-user-id", "phone"),)
 CLICK = ("click", b"{}")

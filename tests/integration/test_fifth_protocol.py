@@ -8,7 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.edge_fakes import json_body
+from tests.edges.bodies import json_body
 from tests.engines.ports import free_port
 from tests.integration.daemon import Daemon
 

@@ -32,14 +32,10 @@ from raccoon.service.grpc.stream_handlers import (
     make_stream_handler,
 )
 from raccoon.supervision import Supervisor
-from tests.edge_fakes import (
-    FakeCollector,
-    make_context,
-    make_settings,
-    protobuf_body,
-    read_protobuf,
-)
-from tests.fakes import FakeMetrics
+from tests.edges.bodies import protobuf_body, read_protobuf
+from tests.edges.collector import FakeCollector
+from tests.edges.edge import make_context
+from tests.fakes import FakeMetrics, make_settings
 from tests.mixin import Mixin
 
 SERVICE, METHOD = "test.Stream", "Send"

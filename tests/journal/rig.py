@@ -20,8 +20,9 @@ from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest
 from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
-from tests.edge_fakes import NOW, make_settings, publish_failed
-from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock
+from tests.edges.bodies import NOW
+from tests.edges.collector import publish_failed
+from tests.fakes import FakeMetrics, FakePublisher, PublishByHand, ThreadlessClock, make_settings
 from tests.journal.fakes import DirectoryCase, stored
 
 DEFAULTS = EventSettings()

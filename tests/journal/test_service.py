@@ -17,7 +17,7 @@ from raccoon.journal.files.body import JSON, MESSAGEPACK, PROTOBUF, encode_body
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import JournalError, Store
 from raccoon.messages import Batch
-from tests.edge_fakes import NOW, json_body, protobuf_body
+from tests.edges.bodies import NOW, json_body, protobuf_body
 from tests.journal.rig import JournalCase, lasting
 
 TRANSIENT = PublishError(1, 1, ["timed out"])

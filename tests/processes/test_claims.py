@@ -6,7 +6,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.messages import Identifier
 from raccoon.processes.claims import Claims, SharedTable
-from tests.edge_fakes import CLOSE, Edge, HttpClient, client_frame, json_body, upgrade_request
+from tests.edges.bodies import json_body
+from tests.edges.edge import Edge, HttpClient
+from tests.edges.frames import CLOSE, client_frame, upgrade_request
 
 A, B = Identifier("a", "group"), Identifier("b", "group")
 

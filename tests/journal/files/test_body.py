@@ -16,7 +16,7 @@ from raccoon.journal.files.body import (
     encode_body,
 )
 from raccoon.messages import Batch
-from tests.edge_fakes import NOW, json_body, protobuf_body
+from tests.edges.bodies import NOW, json_body, protobuf_body
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 events = st.lists(st.tuples(texts, st.binary(max_size=300)), max_size=20)

@@ -10,7 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.intake import Codec
 from raccoon.service.grpc.inbox import Inbox
-from tests.edge_fakes import FakeCollector, protobuf_body
+from tests.edges.bodies import protobuf_body
+from tests.edges.collector import FakeCollector
 
 
 class GrpcCase(SynchronousTestCase):

@@ -12,15 +12,10 @@ from raccoon.messages import Identifier
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
-from tests.edge_fakes import (
-    NOW,
-    FakeCollector,
-    make_context,
-    make_settings,
-    protobuf_body,
-    read_protobuf,
-)
-from tests.fakes import FakeMetrics, ThreadlessClock
+from tests.edges.bodies import NOW, protobuf_body, read_protobuf
+from tests.edges.collector import FakeCollector
+from tests.edges.edge import make_context
+from tests.fakes import FakeMetrics, ThreadlessClock, make_settings
 from tests.service.grpc.case import GrpcCase
 
 SUCCESS, ERROR = 1, 2

@@ -6,7 +6,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.edge_fakes import Edge, Reply, http_request, json_body, make_settings
+from tests.edges.bodies import json_body
+from tests.edges.edge import Edge
+from tests.edges.http import Reply, http_request
+from tests.fakes import make_settings
 
 ORIGIN = "https://shop.test"
 CORS_HEADERS = (

@@ -8,7 +8,10 @@ from raccoon.identification import Identification
 from raccoon.intake import Arrival
 from raccoon.service.rest.posts import PostReader
 from raccoon.service.rest.resource import RestResource
-from tests.edge_fakes import Edge, HttpClient, http_request, json_body, make_settings
+from tests.edges.bodies import json_body
+from tests.edges.edge import Edge, HttpClient
+from tests.edges.http import http_request
+from tests.fakes import make_settings
 from tests.service.rest import test_resource, test_site
 
 JSON = ("Content-Type", "application/json")

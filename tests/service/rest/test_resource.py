@@ -8,16 +8,10 @@ from twisted.internet.defer import Deferred, fail
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.messages import Identifier
-from tests.edge_fakes import (
-    NOW,
-    Edge,
-    Reply,
-    http_request,
-    json_body,
-    make_settings,
-    protobuf_body,
-    read_protobuf,
-)
+from tests.edges.bodies import NOW, json_body, protobuf_body, read_protobuf
+from tests.edges.edge import Edge
+from tests.edges.http import Reply, http_request
+from tests.fakes import make_settings
 
 JSON = "application/json"
 PROTOBUF = "application/proto"

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.edge_fakes import (
-    Edge,
-    HttpClient,
-    chunked,
-    http_request,
-    json_body,
-    make_settings,
-    protobuf_body,
-    read_protobuf,
-    upgrade_request,
-)
+from tests.edges.bodies import json_body, protobuf_body, read_protobuf
+from tests.edges.edge import Edge, HttpClient
+from tests.edges.frames import upgrade_request
+from tests.edges.http import chunked, http_request
+from tests.fakes import make_settings
 
 JSON = ("Content-Type", "application/json")
 PROTOBUF = ("Content-Type", "application/proto")

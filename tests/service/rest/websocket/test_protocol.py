@@ -8,26 +8,22 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.messages import Identifier
 from raccoon.service.rest.websocket.frames import take_message
-from tests.edge_fakes import (
+from tests.edges.bodies import NOW, json_body, protobuf_body
+from tests.edges.edge import Edge, WebSocketClient
+from tests.edges.frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
-    NOW,
     PING,
     PONG,
     TEXT,
-    Edge,
     Frame,
-    Reply,
-    WebSocketClient,
     client_frame,
-    http_request,
-    json_body,
-    make_settings,
-    protobuf_body,
     read_answer,
     upgrade_request,
 )
+from tests.edges.http import Reply, http_request
+from tests.fakes import make_settings
 
 SUCCESS, ERROR = 1, 2
 OK, BAD_REQUEST, INTERNAL_ERROR, MAX_CONNECTIONS, MAX_USERS = 1, 2, 3, 4, 5

@@ -1,0 +1,1 @@
+"""Clients, sockets and a server's edges in memory."""
