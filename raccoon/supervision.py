@@ -116,6 +116,9 @@ class Supervisor:
         self._metrics.count("supervised_failures_total", 1, (name,))
         if not known:
             self._logger.failure("{name} failed", failure=failure, name=name)
+        # Who keeps the log's event is not to keep what the frames hold: a request may be ended by
+        # the last reference to it.
+        failure.cleanFailure()
 
     def _forget_old(self) -> None:
         now = self._seconds()

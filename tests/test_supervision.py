@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
@@ -150,6 +151,24 @@ class CallbackTests(SupervisorCase):
         self.assertEqual(2, self.failures("collect"))
         self.clock.advance(1)
         self.assertEqual([], self.supervisor.reasons())
+
+    def test_frames_are_let_go_of(self) -> None:
+        """The log's event keeps nothing that the failed call had in its hands."""
+
+        class Held:
+            pass
+
+        held = Held()
+        kept = weakref.ref(held)
+
+        def call(held: Held) -> None:
+            raise ValueError("boom")
+
+        self.supervisor.call("collect", call, held)
+        del held
+        (failure,) = self.flushLoggedErrors(ValueError)
+        self.assertIsNone(kept())
+        self.assertIn("in call", failure.getTraceback())
 
     def test_without_a_word(self) -> None:
         """An error that says nothing has its type's name for a reason."""

@@ -16,7 +16,9 @@ from tests.engines.kafka import KafkaBroker
 from tests.engines.kinesis import KinesisServer
 from tests.engines.pubsub import PROJECT, PubSubEmulator
 from tests.integration.case import SharedCase
-from tests.publisher.contract import Contract, EngineContract, Stored
+from tests.publisher.contract import Contract, Stored
+from tests.publisher.engine_contract import EngineContract
+from tests.publisher.order_contract import OrderContract
 
 _READERS = 4
 _CLIENT = "PUBLISHER_KAFKA_CLIENT_"
@@ -56,7 +58,7 @@ class LogContractTests(Contract, SharedCase):
         return [event for event in self.lines.events if event.destination in expected]
 
 
-class KafkaContractTests(EngineContract, SharedCase):
+class KafkaContractTests(EngineContract, OrderContract, SharedCase):
     """Apache Kafka."""
 
     publisher_class = KafkaPublisher
@@ -91,7 +93,7 @@ class KafkaContractTests(EngineContract, SharedCase):
         ]
 
 
-class PubSubContractTests(EngineContract, SharedCase):
+class PubSubContractTests(EngineContract, OrderContract, SharedCase):
     """Google Pub/Sub's emulator, which forgets everything when it ends."""
 
     publisher_class = PubSubPublisher
@@ -127,7 +129,7 @@ class PubSubContractTests(EngineContract, SharedCase):
             return [event for events in pool.map(read, expected) for event in events]
 
 
-class KinesisContractTests(EngineContract, SharedCase):
+class KinesisContractTests(EngineContract, OrderContract, SharedCase):
     """moto as Amazon Kinesis, which forgets everything when it ends."""
 
     publisher_class = KinesisPublisher

@@ -72,7 +72,9 @@ class KafkaFaultTests(SharedCase):
         self.broker.kill()
         try:
             daemon = self.start()
-            wait_until(lambda: "does not answer" in daemon.log(), "a line that Kafka is absent")
+            wait_until(
+                lambda: "is unreachable; retrying" in daemon.log(), "a line that Kafka is absent"
+            )
             self.assertEqual(daemon.metric("destination_reachable_current"), 0)
             answers: list[Answer] = []
 
@@ -101,7 +103,7 @@ class KafkaFaultTests(SharedCase):
             stored, Counter([codec.encode() for codec in CODECS] + [b"cancelled", b"expired"])
         )
         wait_until(lambda: daemon.metric("destination_reachable_current") == 1, "reachable again")
-        self.assertEqual(daemon.log().count("does not answer"), 1, daemon.log())
+        self.assertEqual(daemon.log().count("is unreachable; retrying"), 1, daemon.log())
         self.assertNotIn("Traceback", daemon.log())
         self.assertEqual(daemon.stop(), 0, daemon.log())
 

@@ -56,8 +56,8 @@ class SecurityTests(SharedCase):
         """A service with these settings, that says why it is not ready."""
         daemon = self.start_daemon(settings)
         wait_until(lambda: self.status(daemon) == 503, "not ready")
-        wait_until(lambda: "does not answer" in daemon.log(), "a line that Kafka does not answer")
-        (line,) = [line for line in daemon.log().splitlines() if "does not answer" in line]
+        wait_until(lambda: "is unreachable; retrying" in daemon.log(), "a line of it")
+        (line,) = [line for line in daemon.log().splitlines() if "is unreachable; retrying" in line]
         self.assertIn(why, line)
         self.assertIn("error ", line)
         return daemon
@@ -103,7 +103,7 @@ class SecurityTests(SharedCase):
         """A client without TLS at a listener with it is not ready, and does not fill the log."""
         settings = self.client("ssl", reconnect_backoff_max_ms=100)
         settings[f"{_CLIENT}SECURITY_PROTOCOL"] = "PLAINTEXT"
-        daemon = self.refuse(settings, "does not answer")
+        daemon = self.refuse(settings, "is unreachable")
         self.assertLessEqual(daemon.log().count(f"{_ORIGIN} FAIL"), _BURST)
 
     def test_scram(self) -> None:

@@ -169,7 +169,9 @@ class KinesisTests(SharedCase):
         proxy = self.proxy()
         proxy.stop()
         daemon = self.start(proxy)
-        wait_until(lambda: "does not answer" in daemon.log(), "a line that Kinesis is absent")
+        wait_until(
+            lambda: "is unreachable; retrying" in daemon.log(), "a line that Kinesis is absent"
+        )
         self.assertEqual(daemon.metric("destination_reachable_current"), 0)
         answers: list[Any] = []
 
@@ -184,7 +186,7 @@ class KinesisTests(SharedCase):
         self.assertTrue(all(answer.ok for answer in answers), answers)
         self.assertEqual(self.stored("late"), Counter(codec.encode() for codec in CODECS))
         wait_until(lambda: daemon.metric("destination_reachable_current") == 1, "reachable again")
-        self.assertEqual(daemon.log().count("does not answer"), 1, daemon.log())
+        self.assertEqual(daemon.log().count("is unreachable; retrying"), 1, daemon.log())
         self.assert_stopped_well(daemon)
 
     def test_gone_and_back_under_load(self) -> None:

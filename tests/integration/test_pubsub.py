@@ -109,7 +109,9 @@ class PubSubTests(SharedCase):
         self.emulator.kill()
         try:
             daemon = self.start(PUBLISHER_PUBSUB_TOPIC_AUTOCREATE="true")
-            wait_until(lambda: "does not answer" in daemon.log(), "a line that it is absent")
+            wait_until(
+                lambda: "is unreachable; retrying" in daemon.log(), "a line that it is absent"
+            )
             self.assertEqual(daemon.metric("destination_reachable_current"), 0)
             with ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(self.send, daemon, "late", b"1")
@@ -130,9 +132,9 @@ class PubSubTests(SharedCase):
         self.emulator.kill()
         try:
             answer, seconds = self.send(daemon, "back", b"2")
-            self.assertIn("Pub/Sub does not answer", answer.reason)
+            self.assertIn("Pub/Sub is unreachable", answer.reason)
             self.assertLess(seconds, 1 + _PROMPT_SECONDS)
-            wait_until(lambda: "does not answer; trying on" in daemon.log(), "a line of it")
+            wait_until(lambda: "is unreachable; retrying" in daemon.log(), "a line of it")
             self.assertEqual(daemon.metric("pubsub_unreachable_failure_total"), 1)
         finally:
             self.emulator.start()

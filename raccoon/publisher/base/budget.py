@@ -1,4 +1,4 @@
-"""Bounds what is on its way: who wants to send more waits."""
+"""Bounds the events and bytes in flight: a thread that wants to send more waits."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import threading
 import time
 
 
-class Room:
-    """Room for so many events and bytes. It blocks: for worker threads only.
+class InFlightBudget:
+    """A budget of events and bytes in flight. It blocks: for worker threads only.
 
     Args:
-        events: on their way at most.
-        size: bytes on their way at most; one request may be larger, and then goes alone.
+        events: in flight at most.
+        size: bytes in flight at most; one request may be larger, and then goes alone.
     """
 
     def __init__(self, events: int, size: int) -> None:
@@ -22,8 +22,8 @@ class Room:
         self._closed = False
         self._changed = threading.Condition()
 
-    def take(self, events: int, size: int, deadline: float) -> bool:
-        """Wait for room until `deadline` (monotonic seconds); False where there was none."""
+    def acquire(self, events: int, size: int, deadline: float) -> bool:
+        """Charge a request, waiting until `deadline` (monotonic seconds); whether that was done."""
         with self._changed:
             while not self._closed:
                 if not self._events or (
@@ -39,20 +39,20 @@ class Room:
                 self._changed.wait(left)
         return False
 
-    def give(self, events: int, size: int) -> None:
-        """Give back what was taken."""
+    def release(self, events: int, size: int) -> None:
+        """Give back what a request was charged with."""
         with self._changed:
             self._events -= events
             self._size -= size
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Give no more; those who wait get none."""
+        """Charge no more; those who wait are refused."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def wait_until_empty(self, timeout: float) -> bool:
-        """Wait until all was given back, at most `timeout` seconds; whether it was."""
+        """Wait until nothing is in flight, at most `timeout` seconds; whether it is so."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._events, timeout)

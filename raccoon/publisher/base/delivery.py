@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,10 +10,8 @@ from typing import Any, NamedTuple
 
 from raccoon.errors import PublishError
 from raccoon.interfaces import Outcome
-from raccoon.publisher import PublisherContext
 from raccoon.request import CollectRequest
-
-_log = logging.getLogger(__name__)
+from raccoon.supervision import Supervisor
 
 
 class Failure(NamedTuple):
@@ -25,12 +22,17 @@ class Failure(NamedTuple):
         counter: the metric that counts events which failed so, or none.
         abandoned: they were given up because the publisher closed.
         lasting: no attempt can ever deliver them.
+        missing: their topic or stream does not exist.
     """
 
     reason: str
     counter: str = ""
     abandoned: bool = False
     lasting: bool = False
+    missing: bool = False
+
+
+CLOSED = Failure("the server is shutting down", abandoned=True)
 
 
 def outcome_of(failures: Sequence[tuple[str, int, Failure]], total: int) -> PublishError | None:
@@ -47,43 +49,16 @@ def outcome_of(failures: Sequence[tuple[str, int, Failure]], total: int) -> Publ
     return PublishError(failed, total, reasons, lasting if lasting.total() == failed else None)
 
 
-def count_events(context: PublisherContext, name: str, delivery: CountedDelivery) -> int:
-    """Count what became of a finished delivery's events.
-
-    Args:
-        context: has the metrics and the routing pattern.
-        name: of the publisher, as its metrics begin.
-        delivery: whose every event is settled.
-
-    Returns:
-        How many of its events were given up because the publisher closed.
-    """
-    group = delivery.request.identifier.group
-    left = {kind: len(payloads) for kind, payloads in delivery.request.by_type.items()}
-    abandoned = 0
-    for event_type, events, failure in delivery.failures:
-        labels = (context.route(event_type), group, event_type)
-        context.metrics.count(f"{name}_messages_undelivered_total", events, labels)
-        if failure.counter:
-            context.metrics.count(failure.counter, events, labels)
-        if failure.abandoned:
-            abandoned += events
-        left[event_type] -= events
-    for event_type, events in left.items():
-        if events:
-            labels = (context.route(event_type), group, event_type)
-            context.metrics.count(f"{name}_messages_delivered_total", events, labels)
-    return abandoned
-
-
 class Group:
     """Counts down the requests of one publish and wakes its thread.
 
     Args:
         size: how many requests.
+        supervisor: told what fails unexpectedly.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
         self.pending = size
         self.lock = threading.Lock()
         self.done = threading.Event()
@@ -97,11 +72,13 @@ class Group:
                 delivery.finished = True
             self.pending -= len(deliveries)
             last = not self.pending
-        if last:
-            self.end()
-        for delivery in deliveries:
-            if delivery.future is not None:
-                delivery.future.set_result(None)
+        try:
+            if last:
+                self.end()
+        finally:
+            for delivery in deliveries:
+                if delivery.future is not None:
+                    delivery.future.set_result(None)
 
     def end(self) -> None:
         """Every request is finished."""
@@ -155,16 +132,18 @@ class Delivery:
             try:
                 self.outcome = self._account(self)
             except Exception as error:
-                _log.exception("what became of a request could not be accounted for")
+                group.supervisor.failed("delivery accounting", error)
                 events = len(self.request.types)
                 self.outcome = PublishError(events, events, [str(error)])
             group.pending -= 1
             last = group.pending == 0
             future = self.future
-        if last:
-            group.end()
-        if future is not None:
-            future.set_result(self.outcome)
+        try:
+            if last:
+                group.end()
+        finally:
+            if future is not None:
+                future.set_result(self.outcome)
 
 
 class CountedDelivery(Delivery):
@@ -173,9 +152,10 @@ class CountedDelivery(Delivery):
     Attributes:
         deadline: when its events are given up, in seconds of the monotonic clock.
         failures: (event type, events, why) of each part that failed.
+        charged: it takes some of the in-flight budget, which is to be given back.
     """
 
-    __slots__ = ("_left", "_left_of", "deadline", "failures")
+    __slots__ = ("_left", "_left_of", "charged", "deadline", "failures")
 
     def __init__(
         self,
@@ -187,6 +167,7 @@ class CountedDelivery(Delivery):
         super().__init__(group, request, account)
         self.deadline = deadline
         self.failures: list[tuple[str, int, Failure]] = []
+        self.charged = False
         self._left = len(request.types)
         self._left_of = {kind: len(payloads) for kind, payloads in request.by_type.items()}
 
@@ -212,9 +193,7 @@ class CountedDelivery(Delivery):
         if left:
             self.finish()
 
-
-class RoomDelivery(CountedDelivery):
-    """Knows whether it takes room that is to be given back."""
-
-    __slots__ = ("has_room",)
-    has_room: bool
+    def interrupted(self, error: BaseException) -> None:
+        """What had it under its hands failed unexpectedly: nobody else will settle its events."""
+        self.give_up(Failure(f"not sent: {str(error) or type(error).__name__}"))
+        self.finish()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -12,16 +11,15 @@ from confluent_kafka import KafkaError, Message
 from raccoon.errors import PublishError
 from raccoon.interfaces import Outcome
 from raccoon.publisher.base.delivery import Delivery, Group
+from raccoon.publisher.kafka.errors import INTERRUPTED, NOT_SENT_ALONE
 from raccoon.publisher.kafka.partitions import ANY, Partitions
 from raccoon.request import CollectRequest
-
-_log = logging.getLogger(__name__)
+from raccoon.supervision import Supervisor
 
 Headers = dict[str, Any]
 
 _NOWHERE = (ANY, 0)
-_TOGETHER = 100
-_INTERRUPTED = KafkaError(KafkaError._FAIL, "it could not be handed over")
+_COUNTED_TOGETHER = 100
 
 
 class Owner(Protocol):
@@ -47,6 +45,7 @@ class KafkaGroup(Group):
 
     Args:
         size: how many requests.
+        supervisor: told what fails unexpectedly.
         owner: who publishes.
         partitions: chooses them; None leaves it to librdkafka.
         batch_bytes: that make up a batch.
@@ -56,7 +55,12 @@ class KafkaGroup(Group):
     """
 
     def __init__(
-        self, size: int, owner: Owner, partitions: Partitions | None, batch_bytes: int
+        self,
+        size: int,
+        supervisor: Supervisor,
+        owner: Owner,
+        partitions: Partitions | None,
+        batch_bytes: int,
     ) -> None:
         self.owner = owner
         self._partitions = partitions
@@ -65,10 +69,10 @@ class KafkaGroup(Group):
         # By topic: where events go, and for how many bytes.
         self._going: dict[str, tuple[int, int]] = {}
         self._gone: list[tuple[str, int]] = []
-        # Were delivered, and wait to be counted with so many others, or all that are left.
-        self._delivered: list[KafkaDelivery] = []
-        self._together = _TOGETHER
-        super().__init__(size)
+        # Delivered, and to be counted together with so many others, or with all that are left.
+        self._uncounted: list[KafkaDelivery] = []
+        self._counted_together = _COUNTED_TOGETHER
+        super().__init__(size, supervisor)
 
     def partition(self, topic: str, batch_bytes: int) -> int:
         """Where the next events for a topic go."""
@@ -84,64 +88,59 @@ class KafkaGroup(Group):
     def ended(self, delivery: KafkaDelivery) -> None:
         """Every event of a request was delivered, or failed.
 
-        What others act on is accounted for at once, all else together, which costs less.
+        Failures and topic trials are accounted for immediately; plain successes are batched.
         """
+        if delivery.finished:  # it was interrupted
+            return
         if not delivery.errors:
             try:
                 self.owner.answered()
-            except Exception:
-                _log.exception("that Kafka answers could not be told")
+            except Exception as error:
+                self.supervisor.failed("kafka accounting", error)
         if delivery.errors or delivery.tried:
             delivery.finish()
         else:
             with self.lock:
-                self._delivered.append(delivery)
-                if self._wait():
+                self._uncounted.append(delivery)
+                if self._too_few():
                     return
         self._count()
-
-    def interrupted(self, deliveries: Sequence[KafkaDelivery]) -> None:
-        """These were not handed over, the first perhaps in part: all their events failed."""
-        self._apart()
-        for delivery in deliveries:
-            delivery.errors = [(event_type, _INTERRUPTED) for event_type in delivery.request.types]
-            delivery.finish()
 
     def results(self, deliveries: Sequence[KafkaDelivery], patience: float) -> list[Outcome]:
         """The outcomes, or a Future of each that is not known in so many seconds."""
         if self.done.wait(patience):
             return [delivery.outcome for delivery in deliveries]
-        self._apart()
+        self.count_singly()
         return [delivery.result() for delivery in deliveries]
 
     def end(self) -> None:
         """Every request is finished."""
-        if self._partitions is not None:
-            for topic, partition in self._gone:
-                self._partitions.ended(topic, partition)
-        super().end()
+        try:
+            if self._partitions is not None:
+                for topic, partition in self._gone:
+                    self._partitions.ended(topic, partition)
+        finally:
+            super().end()
 
-    def _apart(self) -> None:
-        """Nobody waits for all any longer: what was delivered is counted now, or when it is."""
-        self._together = 1
+    def count_singly(self) -> None:
+        """Nobody waits for the whole group any longer: count each success as it comes."""
+        self._counted_together = 1
         self._count()
 
-    def _wait(self) -> bool:
-        return len(self._delivered) < min(self._together, self.pending)
+    def _too_few(self) -> bool:
+        return len(self._uncounted) < min(self._counted_together, self.pending)
 
     def _count(self) -> None:
         while delivered := self._due():
-            try:
-                self.owner.count([delivery.request for delivery in delivered])
-            except Exception:
-                _log.exception("what was delivered could not be counted")
+            requests = [delivery.request for delivery in delivered]
+            self.supervisor.call("kafka accounting", self.owner.count, requests)
             self.delivered(delivered)
 
     def _due(self) -> list[KafkaDelivery]:
         with self.lock:
-            if self._wait():
+            if self._too_few():
                 return []
-            due, self._delivered = self._delivered, []
+            due, self._uncounted = self._uncounted, []
             return due
 
 
@@ -165,6 +164,12 @@ class KafkaDelivery(Delivery):
         self.errors: list[tuple[str, KafkaError]] = []
         self.tried: list[str] = []
 
+    def interrupted(self, _: BaseException) -> None:
+        """It was not handed over, or only in part: all its events failed."""
+        self.group.count_singly()
+        self.errors = [(event_type, INTERRUPTED) for event_type in self.request.types]
+        self.finish()
+
 
 class Reports:
     """Takes the delivery reports of a request's events, and ends it when it is let go of.
@@ -178,13 +183,20 @@ class Reports:
         delivery: that ends.
     """
 
-    __slots__ = ("_delivery",)
+    __slots__ = ("_delivery", "_errors")
 
     def __init__(self, delivery: KafkaDelivery) -> None:
         self._delivery = delivery
+        # A delivery that is interrupted has others.
+        self._errors = delivery.errors
 
     def __del__(self) -> None:
-        self._delivery.group.ended(self._delivery)
+        delivery = self._delivery
+        try:
+            delivery.group.ended(delivery)
+        except BaseException as error:  # Python would but print it
+            delivery.group.supervisor.failed("kafka delivery", error)
+            delivery.interrupted(error)
 
     def of(self, event_type: str, headers: Headers | None) -> Callable[..., None]:
         """What a producer is given with events of a type.
@@ -196,13 +208,17 @@ class Reports:
     def _failed(
         self, event_type: str, headers: Headers | None, error: KafkaError, message: Message
     ) -> None:
-        failure = event_type, error
-        errors = self._delivery.errors
-        errors.append(failure)
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            alone = partial(self._failed_alone, event_type)
-            if self._delivery.group.owner.send_alone(message, headers, alone):
-                errors.remove(failure)
+        if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            self._errors.append((event_type, error))
+            return
+        # The batch was too large, but perhaps not the event: another attempt may deliver it.
+        failure = event_type, NOT_SENT_ALONE
+        self._errors.append(failure)
+        group = self._delivery.group
+        alone = partial(self._failed_alone, event_type)
+        send_alone = group.owner.send_alone
+        if group.supervisor.call("kafka delivery", send_alone, message, headers, alone):
+            self._errors.remove(failure)
 
     def _failed_alone(self, event_type: str, error: KafkaError, _message: Message) -> None:
-        self._delivery.errors.append((event_type, error))
+        self._errors.append((event_type, error))

@@ -9,20 +9,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
 from zope.interface import alsoProvides, implementer
 
-from raccoon.errors import PublishError
-from raccoon.interfaces import IOrderedPublisher, IPublisher, Outcome
+from raccoon.interfaces import IOrderedPublisher, IRejectingPublisher, Outcome
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.base.budget import Room
-from raccoon.publisher.base.delivery import Failure, Group, RoomDelivery, count_events, outcome_of
-from raccoon.publisher.base.known import Known
-from raccoon.publisher.base.threads import DaemonThreads
-from raccoon.publisher.base.turns import Turns
+from raccoon.publisher.base.accounts import Accounts
+from raccoon.publisher.base.budget import InFlightBudget
+from raccoon.publisher.base.delivery import CLOSED, CountedDelivery, Failure
+from raccoon.publisher.base.handover import HandOver
+from raccoon.publisher.base.reachability import Reachability
+from raccoon.publisher.base.threads import DaemonThreads, LoopThread
+from raccoon.publisher.base.topics import KnownTopics
 from raccoon.publisher.kinesis.client import (
     KinesisClient,
     NoAnswerError,
@@ -32,8 +32,7 @@ from raccoon.publisher.kinesis.client import (
 )
 from raccoon.publisher.kinesis.outbox import Outbox, Record
 from raccoon.publisher.kinesis.streams import (
-    CLOSED,
-    NO_ANSWER,
+    UNREACHABLE,
     StreamCheck,
     does_not_exist,
     full_jitter,
@@ -45,12 +44,12 @@ _log = logging.getLogger(__name__)
 # A group waits this long for its events; what is later answers through a Future.
 PATIENCE = 0.5
 
-# What is on its way at most; whoever publishes more waits.
-_ROOM_EVENTS = 20_000
-_ROOM_BYTES = 64 << 20
+# In flight at most; who publishes more waits.
+_IN_FLIGHT_EVENTS = 20_000
+_IN_FLIGHT_BYTES = 64 << 20
 _SENDERS = 16
 _CHECKERS = 8
-_IN_FLIGHT = 4
+_REQUESTS_OF_A_STREAM = 4
 _DELAY = 0.005
 
 # Of PutRecords. AWS takes 10 MiB since October 2025, others who speak its protocol may not.
@@ -71,7 +70,6 @@ _LAST_CALLS = 1.0
 # https://docs.aws.amazon.com/kinesis/latest/APIReference/API_CreateStream.html
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
-_UNKNOWN_STREAM = "kinesis_unknown_stream_failure_total"
 _THROUGHPUT = "kinesis_stream_throughput_exceeded_total"
 _LARGE = "kinesis_message_too_large_total"
 
@@ -97,7 +95,7 @@ class _Trouble(NamedTuple):
     whole: bool = True
 
 
-@implementer(IPublisher)
+@implementer(IRejectingPublisher)
 class KinesisPublisher:
     """Publishes to streams named by the routing pattern, in requests as full as can be.
 
@@ -114,37 +112,41 @@ class KinesisPublisher:
         self._pattern = context.settings.event.distribution_publisher_pattern
         self._keyed = context.settings.event.partition_key != "none"
         self.destination = f"Kinesis, streams {self._pattern}"
-        self.reachable = True
-        self._announced: bool | None = None
-        self._announcing = threading.Lock()
+        self._supervisor = context.supervisor
+        self._reachability = Reachability(context.metrics, self.destination)
         self._timeout = settings.publish_timeout_ms / 1000
         self._client: KinesisClient
         self._check: StreamCheck
-        self._streams: Known
-        self._room = Room(_ROOM_EVENTS, _ROOM_BYTES)
-        self._turns = Turns()
+        self._streams: KnownTopics
+        budget = InFlightBudget(_IN_FLIGHT_EVENTS, _IN_FLIGHT_BYTES)
+        self._accounts = Accounts(context, self.name, budget, _FULL)
+        self._hand_over = HandOver(self.name, self._supervisor, self._keyed)
+        self.expect = self._hand_over.expect
+        self.rejection = self._accounts.rejections.reason
         self._outbox = Outbox(
             records=_REQUEST_RECORDS,
             size=_REQUEST_BYTES,
             alone=_RECORD_BYTES,
             delay=_DELAY,
-            in_flight=1 if self._keyed else _IN_FLIGHT,
+            in_flight=1 if self._keyed else _REQUESTS_OF_A_STREAM,
             senders=_SENDERS,
         )
-        self._senders = DaemonThreads(_SENDERS, "kinesis-sender")
-        self._checkers = DaemonThreads(_CHECKERS, "kinesis-checker")
-        self._dispatcher = DaemonThreads(1, "kinesis-dispatcher")
-        self._watcher = DaemonThreads(1, "kinesis-watcher")
-        self._threads = (self._dispatcher, self._watcher, self._checkers, self._senders)
+        self._senders = DaemonThreads(self._supervisor, _SENDERS, "kinesis-sender")
+        self._checkers = DaemonThreads(self._supervisor, _CHECKERS, "kinesis-checker")
+        failed = self._accounts.break_down
+        self._dispatcher = LoopThread(
+            self._supervisor, "kinesis-dispatcher", self._dispatch, failed
+        )
+        self._prober = LoopThread(self._supervisor, "kinesis-prober", self._probe)
         self._started = False
-        self._closing = threading.Event()
         self._cut_off = threading.Event()
-        self._counting = threading.Condition()
-        self._handing_over = 0
-        self._under_way: set[RoomDelivery] = set()
-        self._abandoned = 0
         if self._keyed:
             alsoProvides(self, IOrderedPublisher)
+
+    @property
+    def reachable(self) -> bool:
+        """See IPublisher."""
+        return self._reachability.reachable
 
     def start(self) -> None:
         """Open the client and start the threads.
@@ -153,35 +155,23 @@ class KinesisPublisher:
             StartError: there is no region, or the credentials file cannot be used.
         """
         self._client = self._open()
-        self._check = StreamCheck(self._client, self._settings, self._announce, self._cut_off)
-        self._streams = Known(self._check.check, self._checkers.submit)
+        announce = self._reachability.announce
+        self._check = StreamCheck(self._client, self._settings, announce, self._cut_off)
+        self._streams = KnownTopics(self._check.check, self._checkers.submit, self._supervisor)
         self.destination = f"Kinesis at {self._client.endpoint}, streams {self._pattern}"
+        self._reachability.destination = self.destination
         if self._context.settings.event.metadata_enabled:
             _log.warning("EVENT_METADATA_ENABLED has no effect: a Kinesis record has no headers")
-        for threads in self._threads:
-            threads.start()
-        self._dispatcher.submit(self._dispatch)
-        self._watcher.submit(self._watch)
+        self._dispatcher.start()
+        self._prober.start()
         self._started = True
-
-    def expect(self, requests: Sequence[CollectRequest]) -> None:
-        """See IOrderedPublisher."""
-        self._turns.expect(requests)
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Hand all events over and wait for their outcomes; see IPublisher."""
-        group = Group(len(requests))
-        with self._counting:
-            self._handing_over += 1
-        with self._turns.take(requests) if self._keyed else nullcontext():
-            deadline = time.monotonic() + self._timeout
-            deliveries = [RoomDelivery(group, each, self._account, deadline) for each in requests]
-            for delivery in deliveries:
-                self._hand_over(delivery)
-        with self._counting:
-            self._handing_over -= 1
-            self._counting.notify_all()
-        group.done.wait(PATIENCE)
+        deliveries = self._accounts.open(requests, time.monotonic() + self._timeout)
+        self._hand_over.each(requests, deliveries, self._take_in)
+        if deliveries:
+            deliveries[0].group.done.wait(PATIENCE)
         return [delivery.result() for delivery in deliveries]
 
     def close(self, timeout: float) -> int:
@@ -189,26 +179,27 @@ class KinesisPublisher:
 
         A request that is given up while under way may still get through.
         """
-        self._closing.set()
-        self._room.close()
+        self._accounts.close()
         if not self._started:
             return 0
         self._outbox.hurry()
-        self._room.wait_until_empty(timeout)
+        self._accounts.wait_until_empty(timeout)
         self._cut_off.set()
-        with self._counting:
-            self._counting.wait_for(lambda: not self._handing_over, _LAST_CALLS)
-            left = list(self._under_way)
-        for delivery in left:
-            delivery.give_up(CLOSED)
+        self._reachability.close()
+        self._hand_over.wait_until_done(_LAST_CALLS)
+        self._accounts.give_up(CLOSED)
+        self._dispatcher.stop()
+        self._prober.stop()
         self._outbox.close()
-        for threads in self._threads:
-            threads.stop()
+        self._checkers.stop()
+        self._senders.stop()
         deadline = time.monotonic() + _LAST_CALLS
-        for threads in self._threads:
-            threads.join(deadline)
+        for thread in (self._dispatcher, self._prober):
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._checkers.join(deadline)
+        self._senders.join(deadline)
         self._client.close()
-        return self._abandoned
+        return self._accounts.abandoned
 
     def _open(self) -> KinesisClient:
         return open_client(
@@ -217,29 +208,18 @@ class KinesisPublisher:
             read_timeout=min(_READ_TIMEOUT, max(self._timeout, 1)),
         )
 
-    def _hand_over(self, delivery: RoomDelivery) -> None:
-        request = delivery.request
-        if not request.types:
-            delivery.has_room = False
-            delivery.finish()
-            return
-        with self._counting:
-            self._under_way.add(delivery)
-        delivery.has_room = self._room.take(len(request.types), request.size, delivery.deadline)
-        if not delivery.has_room:
-            delivery.give_up(CLOSED if self._closing.is_set() else _FULL)
+    def _take_in(self, delivery: CountedDelivery) -> None:
+        if not self._accounts.admit(delivery):
             return
         for stream, records in self._records(delivery).items():
             if not _STREAM_NAME.fullmatch(stream):
-                failure = Failure(
-                    f"stream {stream} does not exist: not a name", _UNKNOWN_STREAM, lasting=True
-                )
+                failure = does_not_exist(stream, ": not a name")
                 _settle((record, failure) for record in records)
             elif self._outbox.add(stream, records):
                 then = partial(self._found_out, stream)
                 self._streams.ask(stream, delivery.deadline, then)
 
-    def _records(self, delivery: RoomDelivery) -> dict[str, list[Record]]:
+    def _records(self, delivery: CountedDelivery) -> dict[str, list[Record]]:
         """By stream; what is too large for any is settled."""
         request = delivery.request
         kinds = {}
@@ -259,30 +239,54 @@ class KinesisPublisher:
         return {stream: records for stream, records in by_stream.items() if records}
 
     def _found_out(self, stream: str, failure: Failure | None) -> None:
-        if failure is None:
-            self._outbox.open(stream)
-        else:
-            _settle((record, failure) for record in self._outbox.remove(stream))
-
-    def _account(self, delivery: RoomDelivery) -> PublishError | None:
-        """Count a finished delivery and give its outcome."""
-        request = delivery.request
-        abandoned = count_events(self._context, self.name, delivery)
-        with self._counting:
-            self._abandoned += abandoned
-            self._under_way.discard(delivery)
-        if delivery.has_room:
-            self._room.give(len(request.types), request.size)
-        return outcome_of(delivery.failures, len(request.types))
+        try:
+            if failure is None:
+                self._outbox.open(stream)
+            else:
+                _settle((record, failure) for record in self._outbox.remove(stream))
+        except BaseException as error:
+            self._lose(self._outbox.remove(stream), error)
 
     def _dispatch(self) -> None:
-        while (parcel := self._outbox.take()) is not None:
+        parcel = self._outbox.take()
+        if parcel is None:
+            return
+        try:
             _settle((record, record.failure or _FULL) for record in parcel.expired)
             if parcel.records:
                 self._senders.submit(self._send, parcel.stream, parcel.records)
+        except BaseException as error:
+            if parcel.records:
+                self._outbox.done(parcel.stream, [], 0.0, hold=False)
+            self._lose(parcel.expired + parcel.records, error)
+
+    def _lose(self, records: Iterable[Record], error: BaseException) -> None:
+        """What had these under its hands failed unexpectedly: so do their requests."""
+        self._supervisor.failed("kinesis sender", error)
+        for delivery in {record.owner[0] for record in records}:
+            delivery.interrupted(error)
 
     def _send(self, stream: str, records: list[Record]) -> None:
-        """Make one request, and have sent again what may go better later."""
+        """Make one request, and have sent again what may succeed later."""
+        again: list[Record] = []
+        pause, hold = 0.0, False
+        try:
+            settled, again, pause, hold = self._attempt(stream, records)
+        except BaseException as error:
+            settled = []
+            self._lose(records, error)
+        self._outbox.done(stream, again, pause, hold)
+        _settle(settled)
+
+    def _attempt(
+        self, stream: str, records: list[Record]
+    ) -> tuple[list[tuple[Record, Failure | None]], list[Record], float, bool]:
+        """Make one request.
+
+        Returns:
+            What became of records, those that are to be sent again, after so many seconds, and
+            whether nothing else of the stream is sent before.
+        """
         settled: list[tuple[Record, Failure | None]] = []
         again = []
         attempts = 0
@@ -305,8 +309,7 @@ class KinesisPublisher:
             pause = full_jitter(0 if settled else attempts)
             left = min(record.deadline for record in again) - time.monotonic()
             pause = max(min(pause, left), 0)
-        self._outbox.done(stream, again, pause, hold)
-        _settle(settled)
+        return settled, again, pause, hold
 
     def _put(self, stream: str, records: list[Record]) -> list[_Trouble | None]:
         """Write records; by halves, where Kinesis finds fault with one of them."""
@@ -316,17 +319,17 @@ class KinesisPublisher:
                 stream, [(record.payload, record.key or _random_key()) for record in records]
             )
         except RefusedError as error:
-            self._announce(not error.from_between, str(error))
+            self._reachability.announce(not error.from_between, str(error))
             if half and error.invalid:
                 return self._put(stream, records[:half]) + self._put(stream, records[half:])
             return [self._refused(stream, records[0], error)] * len(records)
         except NoAnswerError as error:
-            self._announce(False, str(error))
-            return [_Trouble(NO_ANSWER, True)] * len(records)
+            self._reachability.announce(False, str(error))
+            return [_Trouble(UNREACHABLE, True)] * len(records)
         except Exception as error:
-            _log.exception("a request to Kinesis failed")
+            self._supervisor.failed("kinesis sender", error)
             return [_Trouble(Failure(f"not sent: {error}"), False)] * len(records)
-        self._announce(True)
+        self._reachability.announce(True)
         if not any(refused):
             return [None] * len(records)
         return [None if one is None else _refused_record(stream, one) for one in refused]
@@ -347,32 +350,19 @@ class KinesisPublisher:
             return _Trouble(Failure(reason, _LARGE, lasting=True), False)
         return _Trouble(Failure(f"Kinesis refused: {error.code}"), error.passing)
 
-    def _watch(self) -> None:
-        """Ask for any stream while Kinesis is not known to answer: whatever it says is one."""
-        while not self._cut_off.is_set():
-            if self._announced is not True:
-                try:
-                    self._client.status(self._context.route("probe"))
-                except RefusedError as error:
-                    self._announce(not error.from_between, str(error))
-                except NoAnswerError as error:
-                    self._announce(False, str(error))
-                else:
-                    self._announce(True)
-            self._cut_off.wait(_PROBE_EVERY)
-
-    def _announce(self, reachable: bool, reason: str = "") -> None:
-        if reachable == self._announced or self._cut_off.is_set():
-            return
-        with self._announcing:
-            if reachable == self._announced:
-                return
-            self._announced = self.reachable = reachable
-            self._metrics.gauge("destination_reachable_current", float(reachable), ())
-            if reachable:
-                _log.info("%s answers", self.destination)
-            else:
-                _log.error("%s does not answer; trying on: %s", self.destination, reason)
+    def _probe(self) -> None:
+        """Ask for any stream while Kinesis is not known to answer: any answer will do."""
+        announce = self._reachability.announce
+        try:
+            if self._reachability.known is not True:
+                self._client.status(self._context.route("probe"))
+                announce(True)
+        except RefusedError as error:
+            announce(not error.from_between, str(error))
+        except NoAnswerError as error:
+            announce(False, str(error))
+        finally:
+            self._prober.wait(_PROBE_EVERY)
 
 
 def _settle(outcomes: Iterable[tuple[Record, Failure | None]]) -> None:

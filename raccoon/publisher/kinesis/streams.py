@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from raccoon.config import KinesisSettings
-from raccoon.publisher.base.delivery import Failure
+from raccoon.publisher.base.delivery import CLOSED, Failure
 from raccoon.publisher.kinesis.client import KinesisClient, NoAnswerError, RefusedError
 
 _log = logging.getLogger(__name__)
@@ -25,8 +25,7 @@ _LIMIT_PATIENCE = 10.0
 _UNKNOWN_STREAM = "kinesis_unknown_stream_failure_total"
 _STREAMS_LIMIT = "kinesis_streams_limit_exceeded_total"
 
-CLOSED = Failure("the server is shutting down", abandoned=True)
-NO_ANSWER = Failure("Kinesis does not answer")
+UNREACHABLE = Failure("Kinesis is unreachable")
 
 
 class _CutOffError(Exception):
@@ -63,7 +62,7 @@ class StreamCheck:
         except _CutOffError:
             return CLOSED, False
         except NoAnswerError:
-            return NO_ANSWER, False
+            return UNREACHABLE, False
         except TimeoutError:
             return Failure(f"stream {stream} is not active yet, retry"), False
         except RefusedError as error:
@@ -148,14 +147,16 @@ class StreamCheck:
             raise _CutOffError
 
 
-def does_not_exist(stream: str) -> Failure:
+def does_not_exist(stream: str, detail: str = "") -> Failure:
     """Why events for a missing stream fail."""
-    return Failure(f"stream {stream} does not exist", _UNKNOWN_STREAM, lasting=True)
+    reason = f"stream {stream} does not exist{detail}"
+    return Failure(reason, _UNKNOWN_STREAM, lasting=True, missing=True)
 
 
 def full_jitter(attempts: int) -> float:
-    """Seconds before the next attempt, after `attempts` others: those who were refused together
-    do not come back together.
+    """Seconds before the next attempt, after `attempts` others.
+
+    Those who were refused together do not come back together.
     """
     longest = min(_FIRST_PAUSE * 2 ** min(attempts, 10), _LONGEST_PAUSE)
     return random.uniform(0, longest)  # noqa: S311 - not for secrets

@@ -69,6 +69,7 @@ class Batcher:
         # All wait equally long, so the first is due first.
         self._open: dict[tuple[str, str], Batch] = {}
         self._opened = threading.Condition()
+        self._closed = False
 
     def add(
         self,
@@ -112,7 +113,7 @@ class Batcher:
         with self._opened:
             first = next(iter(self._open.values()), None)
             pause = patience if first is None else min(first.due - time.monotonic(), patience)
-            if pause > 0:
+            if pause > 0 and not self._closed:
                 self._opened.wait(pause)
             now = time.monotonic()
             due = [place for place, batch in self._open.items() if batch.due <= now]
@@ -126,6 +127,12 @@ class Batcher:
             for batch in self._open.values():
                 self._send(batch)
             self._open.clear()
+
+    def close(self) -> None:
+        """From now on `send_due` does not wait."""
+        with self._opened:
+            self._closed = True
+            self._opened.notify()
 
 
 class KeyQueue:

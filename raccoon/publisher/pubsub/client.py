@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import random
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import google.auth
@@ -23,9 +23,9 @@ from grpc import StatusCode
 
 from raccoon.config import PubSubSettings
 from raccoon.errors import RaccoonError, StartError
-from raccoon.interfaces import IMetrics
+from raccoon.publisher.base.reachability import Reachability
+from raccoon.supervision import Supervisor
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Request = messages.PublishRequest.pb()
 
@@ -85,19 +85,18 @@ class PubSubClient:
 
     Args:
         settings: credentials, or the emulator.
-        destination: named in the log.
-        metrics: told whether Pub/Sub answers.
+        reachability: told whether Pub/Sub answers.
+        supervisor: runs the thread that asks for credentials.
     """
 
-    def __init__(self, settings: PubSubSettings, destination: str, metrics: IMetrics) -> None:
+    def __init__(
+        self, settings: PubSubSettings, reachability: Reachability, supervisor: Supervisor
+    ) -> None:
         self._settings = settings
-        self._destination = destination
-        self._metrics = metrics
+        self._reachability = reachability
+        self._supervisor = supervisor
         self._api: Any = None
         self._closed = threading.Event()
-        self._announcing = threading.Lock()
-        # Whether Pub/Sub answers; None while that is not known.
-        self.answers: bool | None = None
 
     def start(self) -> None:
         """Read the credentials file, if there is one.
@@ -115,13 +114,12 @@ class PubSubClient:
             except (GoogleAuthError, ValueError) as error:
                 raise self._unusable(_text(error)) from None
         else:
-            threading.Thread(
-                target=self._open_later, args=(stored,), name="pubsub-credentials", daemon=True
-            ).start()
+            self._supervisor.thread("pubsub-credentials", partial(self._open_later, stored)).start()
 
     def close(self) -> None:
         """End every call, now and from now on."""
         self._closed.set()
+        self._reachability.close()
         if self._api is not None:
             self._api.transport.close()
 
@@ -172,11 +170,11 @@ class PubSubClient:
         try:
             self._api.get_topic(topic=path, retry=None, timeout=_PROBE_TIMEOUT)
         except GoogleAPICallError as error:
-            self._announce(error.grpc_status_code not in _PASSING, _text(error))
+            self._reachability.announce(error.grpc_status_code not in _PASSING, _text(error))
         except Exception as error:  # the client's own trouble, such as with its credentials
-            self._announce(False, _text(error))
+            self._reachability.announce(False, _text(error))
         else:
-            self._announce(True)
+            self._reachability.announce(True)
 
     def _call(
         self, call: Callable[[Any, float], _T], deadline: float, passing: frozenset[StatusCode]
@@ -199,36 +197,23 @@ class PubSubClient:
                     last = NoAnswerError(_text(error))
                     unanswered += 1
                     if unanswered > 1:  # one that is refused among others is not an outage
-                        self._announce(False, _text(error))
+                        self._reachability.announce(False, _text(error))
                 else:
                     last = RefusedError(code, _text(error))
                     if code not in passing:
-                        self._announce(True)
+                        self._reachability.announce(True)
                         raise last from None
             except Exception:
                 if self._closed.is_set():  # gRPC's ValueError
                     break
                 raise
             else:
-                self._announce(True)
+                self._reachability.announce(True)
                 return answer
             jitter = random.uniform(0.5, 1)  # noqa: S311 - not for secrets
             self._closed.wait(max(min(pause * jitter, deadline - time.monotonic()), 0))
             pause = min(pause * 2, _LONGEST_PAUSE)
         raise ClosedError
-
-    def _announce(self, answers: bool, reason: str = "") -> None:
-        if answers == self.answers or self._closed.is_set():
-            return
-        with self._announcing:
-            if answers == self.answers:
-                return
-            self.answers = answers
-            self._metrics.gauge("destination_reachable_current", float(answers), ())
-            if answers:
-                _log.info("%s answers", self._destination)
-            else:
-                _log.error("%s does not answer; trying on: %s", self._destination, reason)
 
     def _stored_credentials(self) -> dict[str, Any] | None:
         """The content of the credentials file, or None where no file is named."""
@@ -276,7 +261,7 @@ class PubSubClient:
                 self._api = self._open(stored)
                 return
             except Exception as error:  # whatever a driver raises, another time it may not
-                self._announce(False, f"no credentials: {_text(error)}")
+                self._reachability.announce(False, f"no credentials: {_text(error)}")
                 self._closed.wait(_CREDENTIALS_EVERY)
 
 

@@ -6,22 +6,22 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from grpc import StatusCode
 from zope.interface import implementer
 
-from raccoon.errors import PublishError
-from raccoon.interfaces import IOrderedPublisher, Outcome
+from raccoon.interfaces import IOrderedPublisher, IRejectingPublisher, Outcome
 from raccoon.publisher import PublisherContext
-from raccoon.publisher.base.budget import Room
-from raccoon.publisher.base.delivery import Failure, Group, RoomDelivery, count_events, outcome_of
-from raccoon.publisher.base.known import Known
-from raccoon.publisher.base.turns import Turns
+from raccoon.publisher.base.accounts import Accounts
+from raccoon.publisher.base.budget import InFlightBudget
+from raccoon.publisher.base.delivery import CLOSED, CountedDelivery, Failure
+from raccoon.publisher.base.handover import HandOver
+from raccoon.publisher.base.reachability import Reachability
+from raccoon.publisher.base.threads import DaemonThreads, LoopThread
+from raccoon.publisher.base.topics import KnownTopics
 from raccoon.publisher.pubsub.batching import Batch, Batcher, KeyQueue
 from raccoon.publisher.pubsub.client import (
     REQUEST_BYTES,
@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 # A group waits this long for its events; what is later answers through a Future.
 PATIENCE = 0.5
 
-# What is on its way at most; whoever publishes more waits.
-_ROOM_EVENTS = 20_000
-_ROOM_BYTES = 64 << 20
+# In flight at most; who publishes more waits.
+_IN_FLIGHT_EVENTS = 20_000
+_IN_FLIGHT_BYTES = 64 << 20
 _SENDERS = 64
 _CHECKERS = 4
 
@@ -49,7 +49,7 @@ _OVERHEAD = 16
 # https://cloud.google.com/pubsub/quotas#resource_limits
 _KEY_BYTES = 1024
 
-_TICK = 0.1
+_TICK = 10.0
 _PROBE_EVERY = 2.0
 _LAST_CALLS = 1.0
 
@@ -59,13 +59,12 @@ _UNREACHABLE = "pubsub_unreachable_failure_total"
 _THROUGHPUT = "pubsub_topic_throughput_exceeded_total"
 _TOPICS_LIMIT = "pubsub_topics_limit_exceeded_total"
 
-_CLOSED = Failure("the server is shutting down", abandoned=True)
 _FULL = Failure("Pub/Sub takes events too slowly, retry")
 _EMPTY = Failure("Pub/Sub takes no empty event", lasting=True)
-_NO_ANSWER = Failure("Pub/Sub does not answer", _UNREACHABLE)
+_NO_ANSWER = Failure("Pub/Sub is unreachable", _UNREACHABLE)
 
 
-@implementer(IOrderedPublisher)
+@implementer(IOrderedPublisher, IRejectingPublisher)
 class PubSubPublisher:
     """Publishes to topics named by the routing pattern.
 
@@ -78,91 +77,88 @@ class PubSubPublisher:
 
     def __init__(self, context: PublisherContext) -> None:
         self._context = context
-        self._metrics = context.metrics
         self._settings = settings = context.settings.publisher.pubsub
         place = f" at {settings.emulator_host}" if settings.emulator_host else ""
         pattern = context.settings.event.distribution_publisher_pattern
         self.destination = f"Pub/Sub{place}, project {settings.project_id}, topics {pattern}"
         self._timeout = settings.publish_timeout_ms / 1000
-        self._client = PubSubClient(settings, self.destination, context.metrics)
+        self._supervisor = supervisor = context.supervisor
+        self._reachability = Reachability(context.metrics, self.destination)
+        self._client = PubSubClient(settings, self._reachability, supervisor)
         self._ordered = context.settings.event.partition_key != "none"
-        self._turns = Turns()
-        self._room = Room(_ROOM_EVENTS, _ROOM_BYTES)
+        budget = InFlightBudget(_IN_FLIGHT_EVENTS, _IN_FLIGHT_BYTES)
+        self._accounts = Accounts(context, self.name, budget, _FULL)
+        self._hand_over = HandOver(self.name, supervisor, self._ordered)
+        self.expect = self._hand_over.expect
+        self.rejection = self._accounts.rejections.reason
         count = settings.publish_count_threshold
         size = min(settings.publish_byte_threshold, REQUEST_BYTES)
         delay = settings.publish_delay_threshold_ms / 1000
         self._batcher = Batcher(self._send_later, count, size, delay, _OVERHEAD, Message.ByteSize)
         self._keys = KeyQueue(count, size)
-        self._topics = Known(self._check, self._check_later)
-        self._senders = ThreadPoolExecutor(_SENDERS, "pubsub-sender")
-        self._checkers = ThreadPoolExecutor(_CHECKERS, "pubsub-checker")
-        self._keeper = threading.Thread(target=self._keep, name="pubsub-keeper", daemon=True)
-        self._closing = threading.Event()
+        self._senders = DaemonThreads(supervisor, _SENDERS, "pubsub-sender")
+        self._checkers = DaemonThreads(supervisor, _CHECKERS, "pubsub-checker")
+        self._topics = KnownTopics(self._check, self._checkers.submit, supervisor)
+        failed = self._accounts.break_down
+        self._keeper = LoopThread(supervisor, "pubsub-keeper", self._keep, failed)
+        self._prober = LoopThread(supervisor, "pubsub-prober", self._probe)
+        self._started = False
         self._cut_off = threading.Event()
-        self._counting = threading.Condition()
-        self._handing_over = 0
-        self._abandoned = 0
 
     @property
     def reachable(self) -> bool:
         """See IPublisher."""
-        return self._client.answers is not False
+        return self._reachability.reachable
 
     def start(self) -> None:
-        """Open the client, and start the thread that sends batches which are due.
+        """Open the client and start the threads.
 
         Raises:
             StartError: the credentials file cannot be used.
         """
         self._client.start()
         self._keeper.start()
-
-    def expect(self, requests: Sequence[CollectRequest]) -> None:
-        """Keep this group's place; see IOrderedPublisher."""
-        if self._ordered:
-            self._turns.expect(requests)
+        self._prober.start()
+        self._started = True
 
     def publish(self, requests: Sequence[CollectRequest]) -> list[Outcome]:
         """Hand all events over and wait for their outcomes; see IPublisher."""
-        group = Group(len(requests))
-        deadline = time.monotonic() + self._timeout
-        deliveries = [RoomDelivery(group, request, self._account, deadline) for request in requests]
-        with self._counting:
-            self._handing_over += 1
-        with self._turns.take(requests) if self._ordered else nullcontext():
-            for delivery in deliveries:
-                self._hand_over(delivery)
-        with self._counting:
-            self._handing_over -= 1
-            self._counting.notify_all()
-        group.done.wait(PATIENCE)
+        deliveries = self._accounts.open(requests, time.monotonic() + self._timeout)
+        self._hand_over.each(requests, deliveries, self._take_in)
+        if deliveries:
+            deliveries[0].group.done.wait(PATIENCE)
         return [delivery.result() for delivery in deliveries]
 
     def close(self, timeout: float) -> int:
-        """Send what waits, then give up what is left; see IPublisher."""
-        self._closing.set()
-        self._room.close()
-        if not self._keeper.is_alive():
+        """Send what waits, then give up what is left; see IPublisher.
+
+        A request that is given up while under way may still get through.
+        """
+        self._accounts.close()
+        if not self._started:
             return 0
         self._batcher.hurry()
-        self._room.wait_until_empty(timeout)
+        self._accounts.wait_until_empty(timeout)
         self._cut_off.set()
+        self._keeper.stop()
+        self._prober.stop()
+        self._batcher.close()
         self._client.close()
-        self._checkers.shutdown()
-        self._keeper.join()
-        self._senders.shutdown()
-        with self._counting:
-            self._counting.wait_for(lambda: not self._handing_over, _LAST_CALLS)
-            return self._abandoned
+        self._hand_over.wait_until_done(_LAST_CALLS)
+        self._checkers.stop()
+        self._senders.stop()
+        deadline = time.monotonic() + _LAST_CALLS
+        for thread in (self._keeper, self._prober):
+            thread.join(max(deadline - time.monotonic(), 0))
+        self._checkers.join(deadline)
+        self._senders.join(deadline)
+        self._accounts.give_up(CLOSED)
+        return self._accounts.abandoned
 
-    def _hand_over(self, delivery: RoomDelivery) -> None:
-        request = delivery.request
-        delivery.has_room = self._room.take(len(request.types), request.size, delivery.deadline)
-        if not delivery.has_room:
-            failure = _CLOSED if self._closing.is_set() else _FULL
-            for event_type, payloads in request.by_type.items():
-                delivery.settle(event_type, len(payloads), failure)
+    def _take_in(self, delivery: CountedDelivery) -> None:
+        if not self._accounts.admit(delivery):
             return
+        request = delivery.request
         # Events of a type go together. To keep their order, only those that follow each other:
         # several types may share a topic.
         runs: dict[tuple[int, str], list[Any]] = {}
@@ -187,50 +183,62 @@ class PubSubPublisher:
                     message.ordering_key = key
             then = partial(self._hand_to_topic, delivery, path, key, event_type, events)
             self._topics.ask(path, delivery.deadline, then)
-        if not request.types:
-            delivery.finish()
 
     def _hand_to_topic(
         self,
-        delivery: RoomDelivery,
+        delivery: CountedDelivery,
         path: str,
         key: str,
         event_type: str,
         events: list[Any],
         failure: Failure | None,
     ) -> None:
-        if failure is None:
-            self._batcher.add(path, (delivery, event_type), events, delivery.deadline, key)
-        else:
-            delivery.settle(event_type, len(events), failure)
-
-    def _account(self, delivery: RoomDelivery) -> PublishError | None:
-        """Count a finished delivery and give its outcome."""
-        request = delivery.request
-        abandoned = count_events(self._context, self.name, delivery)
-        if abandoned:
-            with self._counting:
-                self._abandoned += abandoned
-        if delivery.has_room:
-            self._room.give(len(request.types), request.size)
-        return outcome_of(delivery.failures, len(request.types))
+        try:
+            if failure is None:
+                self._batcher.add(path, (delivery, event_type), events, delivery.deadline, key)
+            else:
+                delivery.settle(event_type, len(events), failure)
+        except BaseException as error:
+            self._supervisor.failed("pubsub batcher", error)
+            delivery.interrupted(error)
 
     def _send_later(self, batch: Batch) -> None:
         if self._keys.enter(batch):
-            _run(self._senders, self._send, batch)
+            self._submit(batch)
 
-    def _check_later(self, call: Callable[..., None], *args: Any) -> None:
-        _run(self._checkers, call, *args)
+    def _submit(self, batch: Batch) -> None:
+        try:
+            self._senders.submit(self._send, batch)
+        except BaseException as error:
+            self._lose(batch, error)
+            self._send_following(batch)
 
     def _send(self, batch: Batch) -> None:
-        self._publish_batch(batch)
+        try:
+            self._publish_batch(batch)
+        except BaseException as error:
+            self._lose(batch, error)
+        self._send_following(batch)
+
+    def _send_following(self, batch: Batch) -> None:
+        """Have the batch sent that waited for this one of its key."""
         following = self._keys.leave(batch)
         if following is not None and not self._cut_off.is_set():
-            _run(self._senders, self._send, following)
+            self._submit(following)
             return
-        while following is not None:
-            self._publish_batch(following)
+        while following is not None:  # each fails at once
+            try:
+                self._publish_batch(following)
+            except BaseException as error:
+                self._lose(following, error)
             following = self._keys.leave(following)
+
+    def _lose(self, batch: Batch, error: BaseException) -> None:
+        """What had a batch under its hands failed unexpectedly: so do its requests."""
+        self._supervisor.failed("pubsub sender", error)
+        owners: Any = batch.owners
+        for delivery in {delivery for delivery, _ in owners}:
+            delivery.interrupted(error)
 
     def _publish_batch(self, batch: Batch) -> None:
         parts = [(batch.owners, batch.payloads)]
@@ -293,32 +301,23 @@ class PubSubPublisher:
         return None, True
 
     def _keep(self) -> None:
-        """Send what is due; look for Pub/Sub while it is not known to answer."""
-        path = f"projects/{self._settings.project_id}/topics/{self._context.route('probe')}"
-        probe = threading.Thread()
-        next_probe = 0.0
-        while not self._cut_off.is_set():
-            self._batcher.send_due(_TICK)
-            now = time.monotonic()
-            if self._client.answers is not True and now >= next_probe and not probe.is_alive():
-                next_probe = now + _PROBE_EVERY
-                probe = threading.Thread(
-                    target=self._client.probe, args=(path,), name="pubsub-probe", daemon=True
-                )
-                probe.start()
+        """Send what is due."""
+        self._batcher.send_due(_TICK)
 
-
-def _run(pool: ThreadPoolExecutor, call: Callable[..., None], *args: Any) -> None:
-    try:
-        pool.submit(call, *args)
-    except RuntimeError:  # closed: it fails at once
-        call(*args)
+    def _probe(self) -> None:
+        """Look for Pub/Sub while it is not known to answer."""
+        topic = self._context.route("probe")
+        try:
+            if self._reachability.known is not True:
+                self._client.probe(f"projects/{self._settings.project_id}/topics/{topic}")
+        finally:
+            self._prober.wait(_PROBE_EVERY)
 
 
 def _failure(path: str, error: Exception) -> Failure:
     """What becomes of events for this topic."""
     if isinstance(error, ClosedError):
-        return _CLOSED
+        return CLOSED
     if isinstance(error, NoAnswerError):
         return _NO_ANSWER
     code = error.code if isinstance(error, RefusedError) else None
@@ -335,7 +334,8 @@ def _failure(path: str, error: Exception) -> Failure:
 
 
 def _does_not_exist(path: str, error: Exception) -> Failure:
-    return Failure(f"topic {_name(path)} does not exist: {error}", _UNKNOWN_TOPIC, lasting=True)
+    reason = f"topic {_name(path)} does not exist: {error}"
+    return Failure(reason, _UNKNOWN_TOPIC, lasting=True, missing=True)
 
 
 def _name(path: str) -> str:

@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.errors import PublishError
 from raccoon.publisher.base.delivery import CountedDelivery, Failure, Group, outcome_of
-from tests.fakes import make_request
+from raccoon.supervision import Supervisor
+from tests.fakes import FakeMetrics, make_request
 
 LOST = Failure("lost")
 NEVER = Failure("too large", lasting=True)
@@ -19,6 +20,7 @@ class DeliveryTests(SynchronousTestCase):
     """From events to the outcome of their request."""
 
     def setUp(self) -> None:
+        self.supervisor = Supervisor(FakeMetrics())
         self.finished: list[CountedDelivery] = []
 
     def account(self, delivery: Any) -> PublishError | None:
@@ -32,7 +34,7 @@ class DeliveryTests(SynchronousTestCase):
 
     def test_last_event_finishes(self) -> None:
         """A delivery finishes with its last event, and wakes its group with its last request."""
-        group = Group(2)
+        group = Group(2, self.supervisor)
         first, second = self.deliver(group, "a", "a", "b"), self.deliver(group, "a")
         first.settle("a", 2, None)
         self.assertEqual([], self.finished)
@@ -47,7 +49,7 @@ class DeliveryTests(SynchronousTestCase):
 
     def test_outcome_that_comes_later(self) -> None:
         """Who does not wait has a Future, which fires with the outcome."""
-        delivery = self.deliver(Group(1), "a", "a")
+        delivery = self.deliver(Group(1, self.supervisor), "a", "a")
         later = delivery.result()
         assert isinstance(later, Future)
         delivery.settle("a", 1, None)
@@ -61,10 +63,10 @@ class DeliveryTests(SynchronousTestCase):
         def account(_: Any) -> PublishError | None:
             raise ValueError("no such metric")
 
-        group = Group(1)
+        group = Group(1, self.supervisor)
         delivery = CountedDelivery(group, make_request(events=[("a", b"1")] * 3), account, 0)
-        with self.assertLogs("raccoon.publisher.base.delivery", "ERROR"):
-            delivery.settle("a", 3, None)
+        delivery.settle("a", 3, None)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
         self.assertTrue(group.done.is_set())
         outcome = delivery.result()
         assert isinstance(outcome, PublishError)
@@ -73,7 +75,7 @@ class DeliveryTests(SynchronousTestCase):
 
     def test_finished_once(self) -> None:
         """A second finish is nothing."""
-        group = Group(2)
+        group = Group(2, self.supervisor)
         delivery = self.deliver(group, "a")
         delivery.finish()
         delivery.finish()
@@ -82,7 +84,7 @@ class DeliveryTests(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         """Giving up fails what is not settled yet; what is settled later changes nothing."""
-        delivery = self.deliver(Group(1), "a", "a", "b")
+        delivery = self.deliver(Group(1, self.supervisor), "a", "a", "b")
         delivery.settle("a", 1, None)
         delivery.give_up(LOST)
         delivery.settle("b", 1, None)
@@ -90,9 +92,20 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual([("a", 1, LOST), ("b", 1, LOST)], delivery.failures)
         self.assertEqual([delivery], self.finished)
 
+    def test_interrupted(self) -> None:
+        """An unexpected error fails what is not settled yet; an empty request is done."""
+        group = Group(2, self.supervisor)
+        delivery, empty = self.deliver(group, "a", "b"), self.deliver(group)
+        delivery.settle("a", 1, None)
+        for each in (delivery, empty):
+            each.interrupted(KeyError())
+        self.assertEqual([("b", 1, Failure("not sent: KeyError"))], delivery.failures)
+        self.assertTrue(group.done.is_set())
+        self.assertIsNone(empty.result())
+
     def test_empty_group(self) -> None:
         """A group of nothing is not waited for."""
-        self.assertTrue(Group(0).done.is_set())
+        self.assertTrue(Group(0, self.supervisor).done.is_set())
 
 
 class OutcomeTests(SynchronousTestCase):

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.publisher.kafka.log import ClientLog
 from raccoon.publisher.kafka.statistics import Statistics
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics
 
 LIBRDKAFKA = "raccoon.publisher.kafka.librdkafka"
@@ -124,7 +125,7 @@ class ClientLogTests(SynchronousTestCase):
     """Lines of librdkafka."""
 
     def records(self, *lines: tuple[int, str, str]) -> list[logging.LogRecord]:
-        log = ClientLog()
+        log = ClientLog(Supervisor(FakeMetrics()))
         with self.assertLogs(LIBRDKAFKA, "DEBUG") as logged:
             for level, facility, text in lines:
                 log.log(level, "%s [%s] %s", facility, "rdkafka#producer-1", text)

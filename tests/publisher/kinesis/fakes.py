@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-WAIT = 20  # seconds that no test should ever wait
+from tests.publisher.watch import WAIT
 
 
 def refusal(code: str, status: int = 400) -> ClientError:

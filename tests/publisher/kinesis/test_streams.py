@@ -165,7 +165,7 @@ class CheckTests(SynchronousTestCase):
         )
 
     def test_no_answer_for_a_while(self) -> None:
-        """While Kinesis does not answer it asks again, ever more rarely."""
+        """While Kinesis is unreachable it asks again, ever more rarely."""
         absent = EndpointConnectionError(endpoint_url="http://kinesis.test")
         self.api.raising = [absent, absent, refusal("InternalFailure", 500)]
         self.api.streams["s"] = "ACTIVE"
@@ -177,7 +177,7 @@ class CheckTests(SynchronousTestCase):
         """At the deadline that is the failure, and it does not last."""
         self.api.raising = [EndpointConnectionError(endpoint_url="http://kinesis.test")] * 30
         found = self.check()
-        self.assert_fails(found, "Kinesis does not answer", "")
+        self.assert_fails(found, "Kinesis is unreachable", "")
         self.assertFalse(found[1])
         self.assertEqual(self.clock.seconds(), DEADLINE)
 

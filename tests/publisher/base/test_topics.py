@@ -1,4 +1,4 @@
-"""Tests of raccoon.publisher.base.known."""
+"""Tests of raccoon.publisher.base.topics."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.publisher.base.delivery import Failure
-from raccoon.publisher.base.known import Known
+from raccoon.publisher.base.topics import KnownTopics
+from raccoon.supervision import Supervisor
+from tests.fakes import FakeMetrics
 
 MISSING = Failure("missing")
 
 
-class KnownTests(SynchronousTestCase):
+class KnownTopicsTests(SynchronousTestCase):
     """What is asked, and what is remembered."""
 
     def setUp(self) -> None:
@@ -23,9 +25,11 @@ class KnownTests(SynchronousTestCase):
         self.answers: dict[str, tuple[Failure | None, bool]] = {}
         self.later: list[tuple[Callable[..., None], Any]] = []
         self.told: list[tuple[str, Failure | None]] = []
-        self.known = Known(
+        self.supervisor = Supervisor(FakeMetrics())
+        self.known = KnownTopics(
             self.check,
             lambda call, *args: self.later.append((call, args)),
+            self.supervisor,
             known=2,
             refused=2,
             refused_seconds=5,
@@ -121,9 +125,38 @@ class KnownTests(SynchronousTestCase):
         def check(name: str, deadline: float) -> Any:
             raise ValueError("broken")
 
-        known = Known(check, lambda call, *args: call(*args))
+        known = KnownTopics(check, lambda call, *args: call(*args), self.supervisor)
         known.ask("a", 0, lambda failure: self.told.append(("a", failure)))
         self.assertEqual([("a", Failure("broken"))], self.told)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_no_thread(self) -> None:
+        """Where no thread can be had those who wait are told, and the next asks again."""
+        runs: list[str] = []
+
+        def run(call: Callable[..., None], name: str, deadline: float) -> None:
+            runs.append(name)
+            raise RuntimeError("no more threads")
+
+        known = KnownTopics(self.check, run, self.supervisor)
+        for _ in range(2):
+            known.ask("a", 0, lambda failure: self.told.append(("a", failure)))
+        self.assertEqual([("a", Failure("no more threads"))] * 2, self.told)
+        self.assertEqual(["a", "a"], runs)
+        self.assertEqual(1, len(self.flushLoggedErrors(RuntimeError)))
+
+    def test_one_who_raises(self) -> None:
+        """The others are told nevertheless, and the name is not asked for for ever."""
+
+        def broken(_: Failure | None) -> None:
+            raise ValueError("broken")
+
+        self.known.ask("a", 0, broken)
+        self.ask("a")
+        self.run_later()
+        self.ask("a")
+        self.assertEqual([("a", None)] * 2, self.told)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
     def test_too_many_at_once(self) -> None:
         """New names beyond so many are refused while others are asked for."""

@@ -1,4 +1,4 @@
-"""Which topics or streams are there: asked once for each, remembered for a bounded number."""
+"""Which topics or streams exist: asked once for each, remembered for a bounded number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raccoon.publisher.base.delivery import Failure
+from raccoon.supervision import Supervisor
 
 Then = Callable[[Failure | None], None]
 
@@ -18,7 +19,7 @@ _REFUSED_SECONDS = 5.0
 _ASKING = 1000
 
 
-class Known:
+class KnownTopics:
     """Asks in other threads, so that a name not seen before delays no other.
 
     Those who ask for a name are answered in the order in which they asked.
@@ -27,6 +28,7 @@ class Known:
         check: finds out, blocking, until the deadline given: None for a name that is there (or
             now is), else the failure of events for it and whether that answer holds for a while.
         run: calls in another thread.
+        supervisor: told what fails unexpectedly.
         known: names remembered as there; the least recently used are asked for again.
         refused: names remembered as not there.
         refused_seconds: how long.
@@ -38,6 +40,7 @@ class Known:
         self,
         check: Callable[[str, float], tuple[Failure | None, bool]],
         run: Callable[..., None],
+        supervisor: Supervisor,
         *,
         known: int = _KNOWN,
         refused: int = _REFUSED,
@@ -47,6 +50,7 @@ class Known:
     ) -> None:
         self._check = check
         self._run = run
+        self._supervisor = supervisor
         self._known_max = known
         self._refused_max = refused
         self._refused_seconds = refused_seconds
@@ -74,10 +78,13 @@ class Known:
             else:
                 self._asking[name] = [then]
                 unheard_of = True
-        if unheard_of:
-            self._run(self._find_out, name, deadline)
-        else:
+        if not unheard_of:
             then(failure)
+            return
+        try:
+            self._run(self._find_out, name, deadline)
+        except BaseException as error:
+            self._tell(name, self._unexpected(error), lasts=False)
 
     def forget(self, name: str) -> None:
         """The name is not there any more: ask again when it is next used."""
@@ -87,13 +94,20 @@ class Known:
     def _find_out(self, name: str, deadline: float) -> None:
         try:
             failure, lasts = self._check(name, deadline)
-        except Exception as error:  # whatever a driver raises, those who wait are answered
-            failure, lasts = Failure(str(error)), False
+        except BaseException as error:  # whatever a driver raises, those who wait are answered
+            failure, lasts = self._unexpected(error), False
+        self._tell(name, failure, lasts)
+
+    def _unexpected(self, error: BaseException) -> Failure:
+        self._supervisor.failed("topic check", error)
+        return Failure(str(error))
+
+    def _tell(self, name: str, failure: Failure | None, lasts: bool) -> None:
         # Those who ask meanwhile are answered after those who asked before: a name turns known,
         # and so is answered at once, only when none waits.
         while waiting := self._waiting(name, failure, lasts):
             for then in waiting:
-                then(failure)
+                self._supervisor.call("topic check", then, failure)
 
     def _waiting(self, name: str, failure: Failure | None, lasts: bool) -> list[Then]:
         """Those who wait for a name, each once; when there are none, its answer is kept."""

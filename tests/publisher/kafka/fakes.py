@@ -1,4 +1,4 @@
-"""confluent_kafka in memory."""
+"""librdkafka's producer in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable, Set
 from types import SimpleNamespace
 
 from confluent_kafka import KafkaError, KafkaException
+
+NOW = 1_795_492_430.0
+_WRITE_BUFFER = 65536  # of a Twisted transport; past it its producer is paused
+_POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
 
 _POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
 
