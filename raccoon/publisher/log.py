@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from zope.interface import implementer
 
+from raccoon.errors import PublishError
 from raccoon.interfaces import IPublisher
 from raccoon.payload import show
 from raccoon.publisher import PublisherContext
+from raccoon.publisher.base.delivery import Failure, outcome_of
 from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
@@ -29,20 +31,28 @@ class LogPublisher:
     def start(self) -> None:
         """Nothing to open."""
 
-    def publish(self, requests: Sequence[CollectRequest]) -> list[None]:
-        """Write every event of every request."""
-        for request in requests:
-            for event_type, payload in zip(request.types, request.payloads, strict=True):
-                form, text = show(payload)
-                fields = {
-                    "topic": self._context.route(event_type),
-                    "type": event_type,
-                    "size": len(payload),
-                    "form": form,
-                }
-                _log.info("event %s", text, extra={"fields": fields})
-        return [None] * len(requests)
+    def publish(self, requests: Sequence[CollectRequest]) -> list[PublishError | None]:
+        """Write every event of every request; one that cannot be shown fails alone."""
+        return [self._write(request) for request in requests]
 
     def close(self, timeout: float) -> int:
         """Nothing is ever left."""
         return 0
+
+    def _write(self, request: CollectRequest) -> PublishError | None:
+        failures = []
+        for event_type, payload in zip(request.types, request.payloads, strict=True):
+            try:
+                form, text = show(payload)
+            except Exception as error:
+                failure = Failure(f"the event cannot be shown: {error}", lasting=True)
+                failures.append((event_type, 1, failure))
+                continue
+            fields = {
+                "topic": self._context.route(event_type),
+                "type": event_type,
+                "size": len(payload),
+                "form": form,
+            }
+            _log.info("event %s", text, extra={"fields": fields})
+        return outcome_of(failures, len(request.types))

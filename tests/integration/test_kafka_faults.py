@@ -14,9 +14,9 @@ from raccoon.proto.raccoon_pb2_grpc import EventServiceStub
 from tests.engines.kafka import KafkaBroker
 from tests.integration.case import SharedCase
 from tests.integration.clients import (
+    BAD_REQUEST,
     CODECS,
     ID_HEADER,
-    INTERNAL_ERROR,
     Answer,
     Events,
     grpc_channel,
@@ -163,7 +163,7 @@ class KafkaFaultTests(SharedCase):
                 self.assertTrue(answer.ok, answer)
                 self.assertLess(took, _PROMPT_SECONDS, guid)
             else:
-                self.assertEqual(answer.code, INTERNAL_ERROR, answer)
+                self.assertEqual(answer.code, BAD_REQUEST, answer)
                 self.assertIn("topic missing does not exist", answer.reason)
                 self.assertEqual(answer.guid, guid)
         self.assertIn("1 of 1 events failed", answers["bad"][0].reason)
@@ -193,7 +193,7 @@ class KafkaFaultTests(SharedCase):
         requests["large"] = [(topic, b"beside"), (topic, b"x" * size)]
         answers = self.send_in_background(daemon, requests)
         large = answers.pop("large")[0]
-        self.assertEqual(large.code, INTERNAL_ERROR, large)
+        self.assertEqual(large.code, BAD_REQUEST, large)
         self.assertIn("too large for Kafka", large.reason)
         failed = {guid: answer for guid, (answer, _) in answers.items() if not answer.ok}
         self.assertEqual(failed, {})

@@ -10,7 +10,7 @@ from typing import Any
 from tests.engines.kinesis import KinesisServer
 from tests.engines.kinesis_proxy import KinesisProxy
 from tests.integration.case import SharedCase
-from tests.integration.clients import CODECS, INTERNAL_ERROR
+from tests.integration.clients import BAD_REQUEST, CODECS
 from tests.integration.daemon import Daemon
 from tests.integration.load import Load, in_threads, payloads
 from tests.integration.waiting import wait_until
@@ -86,7 +86,7 @@ class KinesisTests(SharedCase):
         daemon = self.start(self.server)
         with CODECS["grpc"](daemon, "client") as client:
             answer = client.send("mixed", [("there", b"1"), ("missing", b"2")])
-            self.assertEqual(answer.code, INTERNAL_ERROR)
+            self.assertEqual(answer.code, BAD_REQUEST)
             self.assertIn("1 of 2 events failed: stream missing does not exist", answer.reason)
             self.assertTrue(client.send("good", [("there", b"2")]).ok)
         self.assertEqual(daemon.metric("kinesis_unknown_stream_failure_total", stream="missing"), 1)
@@ -115,7 +115,7 @@ class KinesisTests(SharedCase):
         daemon = self.start(self.server)
         with CODECS["rest-protobuf"](daemon, "client") as client:
             answer = client.send("guid", [("large", b"beside"), ("large", b"x" * (_MIB + 1))])
-        self.assertEqual(answer.code, INTERNAL_ERROR)
+        self.assertEqual(answer.code, BAD_REQUEST)
         self.assertIn("1 of 2 events failed: event too large for stream large", answer.reason)
         self.assertEqual(daemon.metric("kinesis_message_too_large_total", stream="large"), 1)
         self.assertEqual(daemon.metric("kinesis_stream_throughput_exceeded_total"), 0)

@@ -8,8 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from raccoon.config import load
+from raccoon.errors import PublishError
 from raccoon.interfaces import IPublisher
-from raccoon.publisher import PublisherContext
+from raccoon.payload import show
+from raccoon.publisher import PublisherContext, log
 from raccoon.publisher.log import LogPublisher
 from raccoon.supervision import Supervisor
 from tests.fakes import FakeMetrics, make_request
@@ -24,7 +26,7 @@ class LogPublisherTests(SynchronousTestCase):
             PublisherContext(load({}, environment), FakeMetrics(), Supervisor(FakeMetrics()))
         )
 
-    def publish(self, *requests: Any) -> tuple[list[None], list[dict[str, Any]]]:
+    def publish(self, *requests: Any) -> tuple[list[PublishError | None], list[dict[str, Any]]]:
         with self.assertLogs("raccoon.publisher.log", "INFO") as logged:
             outcomes = self.publisher.publish(requests)
         return outcomes, [
@@ -68,6 +70,26 @@ class LogPublisherTests(SynchronousTestCase):
         """Every request is confirmed, one outcome each."""
         outcomes, _ = self.publish(make_request(), make_request())
         self.assertEqual([None, None], outcomes)
+
+    def test_event_that_cannot_be_shown(self) -> None:
+        """It fails alone, for good; all others are written."""
+
+        def show_or_fail(payload: bytes) -> tuple[str, str]:
+            if payload == b"bad":
+                raise RecursionError("too deep")
+            return show(payload)
+
+        self.patch(log, "show", show_or_fail)
+        outcomes, fields = self.publish(
+            make_request(events=[("click", b"1"), ("page", b"bad"), ("click", b"2")]),
+            make_request(events=[("click", b"3")]),
+        )
+        self.assertEqual(["event 1", "event 2", "event 3"], [each["text"] for each in fields])
+        failed, good = outcomes
+        self.assertIsNone(good)
+        assert failed is not None
+        self.assertEqual("1 of 3 events failed: the event cannot be shown: too deep", str(failed))
+        self.assertEqual({"page": 1}, failed.lasting)
 
     def test_nothing_is_ever_left(self) -> None:
         """Closing leaves no event behind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from raccoon.interfaces import IMetrics
+from raccoon.publisher import PublisherContext
 
 _log = logging.getLogger(__name__)
 
@@ -18,12 +18,13 @@ class Reachability:
         known: whether the destination answers; None while that is not known.
 
     Args:
-        metrics: sets destination_reachable_current.
+        context: has the metrics, and the supervisor, which is told where a change cannot be.
         destination: its first name; a publisher may learn more at its start.
     """
 
-    def __init__(self, metrics: IMetrics, destination: str) -> None:
-        self._metrics = metrics
+    def __init__(self, context: PublisherContext, destination: str) -> None:
+        self._metrics = context.metrics
+        self._supervisor = context.supervisor
         self.destination = destination
         self.known: bool | None = None
         self._lock = threading.Lock()
@@ -42,13 +43,17 @@ class Reachability:
             if reachable == self.known:
                 return
             self.known = reachable
+        # An answer of the destination stays what it is, whether or not this can be told.
+        self._supervisor.call("reachability", self._tell, reachable, reason)
+
+    def close(self) -> None:
+        """Announce nothing more: what fails from now on fails because of the close."""
+        self._closed = True
+
+    def _tell(self, reachable: bool, reason: str) -> None:
         self._metrics.gauge("destination_reachable_current", float(reachable), ())
         if reachable:
             _log.info("%s is reachable", self.destination)
         else:
             why = reason and f": {reason}"
             _log.error("%s is unreachable; retrying%s", self.destination, why)
-
-    def close(self) -> None:
-        """Announce nothing more: what fails from now on fails because of the close."""
-        self._closed = True

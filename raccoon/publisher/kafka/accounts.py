@@ -99,14 +99,16 @@ class KafkaAccounts:
         for event_type, _ in delivery.errors:
             left[event_type] -= 1
         # What others wait for comes before any metric.
-        for event_type, error in delivery.errors:
-            if error.code() in UNKNOWN_TOPIC:
-                self._missing(event_type, error)
-        for topic in delivery.tried:
-            took = [kind for kind in left if left[kind] and self._context.route(kind) == topic]
-            self._trials.end(topic, bool(took))
-            for event_type in took:
-                self.rejections.accept(event_type)
+        try:
+            for event_type, error in delivery.errors:
+                if error.code() in UNKNOWN_TOPIC:
+                    self._missing(event_type, error)
+        finally:
+            for topic in delivery.tried:
+                took = [kind for kind in left if left[kind] and self._context.route(kind) == topic]
+                self._trials.end(topic, bool(took))
+                for event_type in took:
+                    self.rejections.accept(event_type)
         for event_type, error in delivery.errors:
             self._count_failure(event_type, group, error)
         for event_type, delivered in left.items():

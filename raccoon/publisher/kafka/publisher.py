@@ -66,7 +66,7 @@ class KafkaPublisher:
         self.group_bytes = options.group_bytes
         pattern = context.settings.event.distribution_publisher_pattern
         self.destination = f"Kafka at {options.servers}, topics {pattern}"
-        self._reachability = Reachability(context.metrics, self.destination)
+        self._reachability = Reachability(context, self.destination)
         self._producers = self._make_producers(context)
         self._trials = Trials(self._producers.list_topics)
         self._partitions = Partitions()

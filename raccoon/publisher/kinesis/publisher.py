@@ -113,7 +113,7 @@ class KinesisPublisher:
         self._keyed = context.settings.event.partition_key != "none"
         self.destination = f"Kinesis, streams {self._pattern}"
         self._supervisor = context.supervisor
-        self._reachability = Reachability(context.metrics, self.destination)
+        self._reachability = Reachability(context, self.destination)
         self._timeout = settings.publish_timeout_ms / 1000
         self._client: KinesisClient
         self._check: StreamCheck
@@ -216,8 +216,7 @@ class KinesisPublisher:
                 failure = does_not_exist(stream, ": not a name")
                 _settle((record, failure) for record in records)
             elif self._outbox.add(stream, records):
-                then = partial(self._found_out, stream)
-                self._streams.ask(stream, delivery.deadline, then)
+                self._look_up(stream, delivery.deadline)
 
     def _records(self, delivery: CountedDelivery) -> dict[str, list[Record]]:
         """By stream; what is too large for any is settled."""
@@ -237,6 +236,12 @@ class KinesisPublisher:
             else:
                 records.append(Record(owner, payload, key, size, delivery.deadline))
         return {stream: records for stream, records in by_stream.items() if records}
+
+    def _look_up(self, stream: str, deadline: float) -> None:
+        try:
+            self._streams.ask(stream, deadline, partial(self._found_out, stream))
+        except BaseException as error:
+            self._lose(self._outbox.remove(stream), error)
 
     def _found_out(self, stream: str, failure: Failure | None) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import Any
 from grpc import StatusCode
 from zope.interface import implementer
 
+from raccoon.errors import RaccoonError
 from raccoon.interfaces import IOrderedPublisher, IRejectingPublisher, Outcome
 from raccoon.publisher import PublisherContext
 from raccoon.publisher.base.accounts import Accounts
@@ -83,7 +84,7 @@ class PubSubPublisher:
         self.destination = f"Pub/Sub{place}, project {settings.project_id}, topics {pattern}"
         self._timeout = settings.publish_timeout_ms / 1000
         self._supervisor = supervisor = context.supervisor
-        self._reachability = Reachability(context.metrics, self.destination)
+        self._reachability = Reachability(context, self.destination)
         self._client = PubSubClient(settings, self._reachability, supervisor)
         self._ordered = context.settings.event.partition_key != "none"
         budget = InFlightBudget(_IN_FLIGHT_EVENTS, _IN_FLIGHT_BYTES)
@@ -203,8 +204,13 @@ class PubSubPublisher:
             delivery.interrupted(error)
 
     def _send_later(self, batch: Batch) -> None:
-        if self._keys.enter(batch):
-            self._submit(batch)
+        try:
+            first = self._keys.enter(batch)
+        except BaseException as error:
+            self._lose(batch, error)
+        else:
+            if first:
+                self._submit(batch)
 
     def _submit(self, batch: Batch) -> None:
         try:
@@ -249,6 +255,8 @@ class PubSubPublisher:
             try:
                 self._client.publish(batch.name, events, batch.deadline)
             except Exception as error:  # whatever it is, it is these events' outcome
+                if not isinstance(error, RaccoonError):
+                    self._supervisor.failed("pubsub sender", error)
                 code = error.code if isinstance(error, RefusedError) else None
                 if code is StatusCode.INVALID_ARGUMENT and len(events) > 1:
                     half = len(events) // 2

@@ -7,8 +7,10 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
 from raccoon.errors import PublishError
+from raccoon.interfaces import IRejectingPublisher
 from raccoon.publisher.kafka import publisher as kafka
 from raccoon.publisher.kafka.trials import Trials
 from tests.fakes import make_request
@@ -65,6 +67,29 @@ class NewTopicTests(KafkaTestCase):
         (outcome,) = self.publish(make_request("b", [("gone", b"2")]))
         self.check_failed(outcome, 1, 1)
         self.assertEqual(set(), self.publisher._trials.passed)
+
+    def test_rejected_beforehand(self) -> None:
+        """Types of a missing topic are told for five seconds, then it is found out again."""
+        clock = Clock()
+        for metadata in (False, True):
+            self.start(metadata=metadata)
+            publisher = self.publisher
+            verifyObject(IRejectingPublisher, publisher)
+            self.patch(publisher._accounts.rejections, "_clock", clock.seconds)
+            self.set_trials(Trials(lambda: None, seconds=clock.seconds))
+            self.producer.failures[b"2"] = KafkaError.UNKNOWN_TOPIC_OR_PART
+            (outcome,) = self.publish(make_request("a", [("there", b"1"), ("gone", b"2")]))
+            self.check_failed(outcome, 1, 2)
+            reason = "topic clickstream-gone-log does not exist"
+            self.assertEqual(reason, publisher.rejection("gone"))
+            self.assertIsNone(publisher.rejection("there"))
+            clock.advance(5)
+            self.assertIsNone(publisher.rejection("gone"))
+            self.publish(make_request("b", [("gone", b"2")]))
+            self.assertEqual(reason, publisher.rejection("gone"))
+            clock.advance(1)
+            self.assertEqual([None], self.publish(make_request("c", [("gone", b"3")])))
+            self.assertIsNone(publisher.rejection("gone"))
 
     def check_asked_once(self, topic: str) -> None:
         """Of a group for a topic that does not exist, one request finds out for all."""

@@ -7,6 +7,10 @@ from collections import Counter
 from concurrent.futures import Future
 from typing import Any
 
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
+
+from raccoon.interfaces import IRejectingPublisher
 from raccoon.publisher.kinesis import publisher as kinesis
 from raccoon.publisher.kinesis.publisher import KinesisPublisher
 from tests.fakes import make_request
@@ -75,6 +79,34 @@ class RefusalTests(KinesisTestCase):
             self.assertIn(f"stream {name} does not exist: not a name", str(outcome))
         self.assertEqual(self.api.asked.total(), 0)
         self.assertEqual(self.counted()["unknown_stream_failure"], 2)
+
+    def test_rejected_beforehand(self) -> None:
+        """Types of a missing stream are told for five seconds, then it is asked for again."""
+        publisher = self.start()
+        verifyObject(IRejectingPublisher, publisher)
+        clock = Clock()
+        self.patch(publisher._accounts.rejections, "_clock", clock.seconds)
+        self.patch(publisher._streams, "_seconds", clock.seconds)
+        self.publish(publisher, make_request(events=[("s", b"1"), ("gone", b"2"), ("a/b", b"3")]))
+        reasons = [publisher.rejection(each) for each in ("s", "gone", "a/b")]
+        expected = ["stream gone does not exist", "stream a/b does not exist: not a name"]
+        self.assertEqual([None, *expected], reasons)
+        clock.advance(5)
+        self.assertIsNone(publisher.rejection("gone"))
+        self.api.streams["gone"] = "ACTIVE"
+        self.assertEqual([None], self.publish(publisher, request_of(b"2", stream="gone")))
+        self.assertIsNone(publisher.rejection("gone"))
+
+    def test_not_rejected_beforehand(self) -> None:
+        """What may be delivered yet is no reason to reject others, nor is one bad event."""
+        self.api.streams["s"] = "DELETING"
+        publisher = self.start()
+        self.publish(publisher, request_of(b"1"))
+        self.assertIsNone(publisher.rejection("s"))
+        self.api.streams["s"] = "ACTIVE"
+        publisher = self.start()
+        self.publish(publisher, request_of(b"x" * (10 * MIB)))
+        self.assertIsNone(publisher.rejection("s"))
 
     def test_deleted_stream(self) -> None:
         """A stream that is deleted later is forgotten, and there again when it is made again."""

@@ -34,10 +34,11 @@ class CredentialsTests(PubSubTestCase):
         return path
 
     def client(self, **environment: str) -> PubSubClient:
-        settings = load({}, environment).publisher.pubsub
         self.metrics = FakeMetrics()
-        self.reachability = Reachability(self.metrics, "Pub/Sub")
-        return PubSubClient(settings, self.reachability, Supervisor(self.metrics))
+        settings, supervisor = load({}, environment), Supervisor(self.metrics)
+        context = PublisherContext(settings, self.metrics, supervisor)
+        self.reachability = Reachability(context, "Pub/Sub")
+        return PubSubClient(settings.publisher.pubsub, self.reachability, supervisor)
 
     def refusal(self, **environment: str) -> str:
         with self.assertRaises(StartError) as caught:

@@ -100,6 +100,7 @@ class OutcomeTests(PubSubTestCase):
         view, click = self.publish(make_request(events=[("view", b"1")]), make_request())
         self.assertIsNone(click)
         self.check_failed(view, 1, 1, "odd")
+        self.assertEqual(1, len(self.flushLoggedErrors(KeyError)))
 
     def test_slow_request_answers_later(self) -> None:
         """Who is not answered in time has a Future, which fires with the outcome."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 
 from google.api_core import exceptions as gcp
+from twisted.internet.task import Clock
+from zope.interface.verify import verifyObject
 
+from raccoon.interfaces import IRejectingPublisher
 from tests.fakes import make_request
 from tests.publisher.pubsub.case import PubSubTestCase
-from tests.publisher.pubsub.fakes import CLICK, TOPICS
+from tests.publisher.pubsub.fakes import BAD, CLICK, TOPICS
 from tests.publisher.watch import WAIT
 
 
@@ -38,6 +41,32 @@ class TopicTests(PubSubTestCase):
         self.assertEqual(self.metrics.total("pubsub_unknown_topic_failure_total", labels), 4)
         self.assertEqual(self.metrics.total("pubsub_unknown_topic_failure_total"), 4)
         self.assertEqual(self.api.made, [])
+
+    def test_rejected_beforehand(self) -> None:
+        """Types of a missing topic are told for five seconds, then it is asked for again."""
+        self.start()
+        verifyObject(IRejectingPublisher, self.publisher)
+        clock = Clock()
+        self.patch(self.publisher._accounts.rejections, "_clock", clock.seconds)
+        self.patch(self.publisher._topics, "_seconds", clock.seconds)
+        self.publish(make_request(events=[("owl", b"1"), ("click", b"1")]))
+        reason = "topic clickstream-owl-log does not exist: Resource not found"
+        self.assertEqual(reason, self.publisher.rejection("owl"))
+        self.assertIsNone(self.publisher.rejection("click"))
+        clock.advance(5)
+        self.assertIsNone(self.publisher.rejection("owl"))
+        self.api.topics.add(TOPICS + "clickstream-owl-log")
+        self.assertEqual([None], self.publish(make_request(events=[("owl", b"1")])))
+        self.assertIsNone(self.publisher.rejection("owl"))
+
+    def test_not_rejected_beforehand(self) -> None:
+        """What may be delivered yet is no reason to reject others, nor is one bad event."""
+        self.start(PUBLISH_TIMEOUT_MS="0")
+        self.publish(make_request())
+        self.assertIsNone(self.publisher.rejection("click"))
+        self.start()
+        self.publish(make_request(events=[("click", BAD), ("click", b"")]))
+        self.assertIsNone(self.publisher.rejection("click"))
 
     def test_name_that_cannot_be(self) -> None:
         """A name that Pub/Sub does not take is a topic that does not exist."""
