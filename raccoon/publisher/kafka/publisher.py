@@ -140,10 +140,11 @@ class KafkaPublisher:
         self._poller.join(_POLL + PROBE_TIMEOUT + LAST_REPORTS + 1)
         # What is handed over after the purge would have no report, ever.
         self._hand_over.wait_until_done()
+        call = self._supervisor.call
         for producer in self._producers.all():
-            producer.flush(max(deadline - time.monotonic(), 0))
+            call("kafka close", producer.flush, max(deadline - time.monotonic(), 0))
         for producer in self._producers.all():
-            give_up(producer)
+            call("kafka close", give_up, producer)
         return self._accounts.left
 
     def send_alone(

@@ -198,7 +198,7 @@ class KinesisPublisher:
             thread.join(max(deadline - time.monotonic(), 0))
         self._checkers.join(deadline)
         self._senders.join(deadline)
-        self._client.close()
+        self._supervisor.call("kinesis close", self._client.close)
         return self._accounts.abandoned
 
     def _open(self) -> KinesisClient:

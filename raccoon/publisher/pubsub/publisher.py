@@ -144,7 +144,7 @@ class PubSubPublisher:
         self._keeper.stop()
         self._prober.stop()
         self._batcher.close()
-        self._client.close()
+        self._supervisor.call("pubsub close", self._client.close)
         self._hand_over.wait_until_done(_LAST_CALLS)
         self._checkers.stop()
         self._senders.stop()

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 NOW = 1_795_492_430.0
 _WRITE_BUFFER = 65536  # of a Twisted transport; past it its producer is paused
+_TOPIC_BYTES = 512
 _POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
 
 _POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
@@ -101,6 +102,12 @@ class FakeProducer:
         headers: dict[str, str] | None = None,
     ) -> None:
         assert on_delivery is not None
+        assert isinstance(value, bytes)
+        assert partition >= -1
+        if "\0" in topic:
+            raise ValueError("embedded null character")
+        if len(topic.encode()) > _TOPIC_BYTES:
+            raise KafkaException(KafkaError(KafkaError._INVALID_ARG))
         with self._changed:
             if self._broken:
                 raise KafkaException(KafkaError(KafkaError._FATAL))
@@ -130,6 +137,7 @@ class FakeProducer:
         return len(errors) + self._serve()
 
     def flush(self, timeout: float) -> int:
+        assert timeout >= 0
         self._serve()
         with self._changed:
             return len(self._queue)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from operator import attrgetter
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.publisher.base import threads
@@ -94,6 +94,18 @@ class InjectionTests(InjectionMixin, KafkaTestCase):
         self.check_told("probe")
         wait_until(lambda: self.publisher._reachability.known, "the next look", 5)
         self.assertEqual([], self.publisher._supervisor.reasons())
+
+    def test_close(self) -> None:
+        """A flush that fails does not keep what is left from its outcome and its count."""
+        self.patch(kafka, "PATIENCE", 0.01)
+        for error in (Injected, KafkaException):
+            self.start()
+            self.producer.held.add(b"held")
+            (waiting,) = self.publisher.publish([make_request(events=[("click", b"held")] * 3)])
+            self.raise_once(self.producer, "flush", error)
+            self.assertEqual(3, self.publisher.close(5))
+            self.check_failed(self.wait(waiting), 3, 3, "shutting down")
+            self.check_told("flush", error)
 
     def test_poller_ends(self) -> None:
         """Without it nothing would be answered: all that waits fails, and all that comes."""

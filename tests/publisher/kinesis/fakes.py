@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from types import SimpleNamespace
@@ -21,6 +22,13 @@ def refusal(code: str, status: int = 400) -> ClientError:
     return ClientError(response, "Call")
 
 
+# https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
+_RECORDS = 500
+_REQUEST_BYTES = 10 << 20
+_KEY_CHARACTERS = 256
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+
+
 class FakeKinesis:
     """Takes records for the streams that it knows.
 
@@ -35,6 +43,7 @@ class FakeKinesis:
         created: the arguments of each CreateStream.
         asked: how often each stream's status was.
         gate: PutRecords waits for it.
+        fail_close: raised by `close`.
         most_at_once: PutRecords of one stream under way together, at most.
     """
 
@@ -50,6 +59,7 @@ class FakeKinesis:
         self.created: list[dict[str, Any]] = []
         self.asked: Counter[str] = Counter()
         self.closed = False
+        self.fail_close: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.most_at_once: Counter[str] = Counter()
@@ -57,7 +67,16 @@ class FakeKinesis:
         self.changed = threading.Condition()
 
     def put_records(self, *, StreamName: str, Records: list[dict[str, Any]]) -> dict[str, Any]:
+        self._check_stream(StreamName)
         data = [record["Data"] for record in Records]
+        assert 0 < len(Records) <= _RECORDS, len(Records)
+        size = 0
+        for record in Records:
+            assert record.keys() == {"Data", "PartitionKey"}, record.keys()
+            assert isinstance(record["Data"], bytes)
+            assert 0 < len(record["PartitionKey"]) <= _KEY_CHARACTERS
+            size += len(record["Data"]) + len(record["PartitionKey"].encode())
+        assert size <= _REQUEST_BYTES, size
         with self.changed:
             self.requests.append((StreamName, data))
             self._at_once[StreamName] += 1
@@ -83,6 +102,7 @@ class FakeKinesis:
             return {"FailedRecordCount": failed, "Records": answers}
 
     def describe_stream_summary(self, *, StreamName: str) -> dict[str, Any]:
+        self._check_stream(StreamName)
         with self.changed:
             self.asked[StreamName] += 1
             if (scripted := self._scripted()) is not None:
@@ -95,6 +115,12 @@ class FakeKinesis:
             return {"StreamDescriptionSummary": {"StreamStatus": status}}
 
     def create_stream(self, **arguments: Any) -> dict[str, Any]:
+        self._check_stream(arguments["StreamName"])
+        mode = arguments["StreamModeDetails"]
+        provisioned = mode == {"StreamMode": "PROVISIONED"}
+        assert provisioned or mode == {"StreamMode": "ON_DEMAND"}, mode
+        assert ("ShardCount" in arguments) == provisioned, arguments
+        assert arguments.keys() <= {"StreamName", "StreamModeDetails", "ShardCount"}, arguments
         with self.changed:
             if (scripted := self._scripted()) is not None:
                 return scripted
@@ -104,11 +130,16 @@ class FakeKinesis:
 
     def close(self) -> None:
         self.closed = True
+        if self.fail_close:
+            raise self.fail_close
 
     def wait_for_requests(self, number: int) -> None:
         """Wait until so many PutRecords were begun."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.requests) >= number, WAIT)
+
+    def _check_stream(self, name: str) -> None:
+        assert _NAME.fullmatch(name), name
 
     def _scripted(self) -> dict[str, Any] | None:
         if not self.raising:

@@ -6,6 +6,7 @@ import time
 from operator import attrgetter
 
 from raccoon.publisher.base import threads
+from raccoon.publisher.kinesis import publisher as kinesis
 from tests.integration.waiting import wait_until
 from tests.publisher.injection import Injected, InjectionMixin
 from tests.publisher.kinesis.case import KinesisTestCase, request_of, settled
@@ -73,6 +74,17 @@ class InjectionTests(InjectionMixin, KinesisTestCase):
         self.check_told("prober")
         self.assertEqual(["kinesis-prober failed: injected"], publisher._supervisor.reasons())
         self.assertEqual([None], settled(publisher.publish([request_of(b"1")])))
+
+    def test_close(self) -> None:
+        """A client that cannot be closed is told; what is left is counted."""
+        self.patch(kinesis, "_LAST_CALLS", 0.1)
+        publisher = self.start()
+        self.api.gate.clear()
+        self.api.fail_close = Injected("injected")
+        outcomes = publisher.publish([request_of(b"1", b"2")])
+        self.assertEqual(2, publisher.close(0))
+        self.assertEqual(["2 of 2 events failed: the server is shutting down"], settled(outcomes))
+        self.check_told("close")
 
     def test_dispatcher_ends(self) -> None:
         """Without it nothing would be sent: all that waits fails, and all that comes, at once."""

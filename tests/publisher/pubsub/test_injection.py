@@ -87,6 +87,18 @@ class InjectionTests(InjectionMixin, PubSubTestCase):
         self.check_told("prober")
         self.assertEqual(["pubsub-prober failed: injected"], self.publisher._supervisor.reasons())
 
+    def test_close(self) -> None:
+        """A client that cannot be closed is told; what is left is counted."""
+        self.start()
+        self.publish(make_request())
+        self.api.gate.clear()
+        self.api.fail_close = Injected("injected")
+        outcomes = self.publish_later(make_request(events=[("click", b"1")] * 2))
+        self.assertEqual(2, self.publisher.close(0))
+        (outcome,) = self.wait(outcomes)
+        self.check_failed(outcome, 2, 2, "the server is shutting down")
+        self.check_told("close")
+
     def test_keeper_ends(self) -> None:
         """Without it nothing that waits would be sent: all fails, and all that comes, at once."""
         self.start(PUBLISH_DELAY_THRESHOLD_MS="1000000", PUBLISH_TIMEOUT_MS="1000000")
