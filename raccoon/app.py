@@ -92,9 +92,9 @@ class RaccoonService(MultiService):
         self.supervisor = Supervisor(self.metrics)
         self._give_back = self.supervisor.loop("giving memory back", give_back, reactor)
         publisher = make_publisher(PublisherContext(settings, self.metrics, self.supervisor))
-        self._journal = _make_journal(reactor, settings, publisher, self.metrics)
+        self._journal = _make_journal(reactor, settings, publisher, self.metrics, self.supervisor)
         self.collector = Collector(
-            settings.worker, settings.event, self.metrics, reactor.seconds, self._journal
+            settings.worker, settings.event, self.metrics, reactor.seconds, self._journal, publisher
         )
         if self._journal is not None:
             self._journal.attach(self.collector.readmit, self.collector.waiting)
@@ -324,7 +324,11 @@ def _name(service: Any) -> str:
 
 
 def _make_journal(
-    reactor: Any, settings: Settings, publisher: IPublisher, metrics: Metrics
+    reactor: Any,
+    settings: Settings,
+    publisher: IPublisher,
+    metrics: Metrics,
+    supervisor: Supervisor,
 ) -> JournalService | None:
     """The journal, where there is one."""
     if not settings.journal_enabled:
@@ -333,10 +337,15 @@ def _make_journal(
     directory = Path(settings.journal.dir)
     return JournalService(
         reactor,
-        attrs.evolve(settings.journal, max_bytes=settings.journal.max_bytes // workers),
+        attrs.evolve(
+            settings.journal,
+            max_bytes=settings.journal.max_bytes // workers,
+            dead_letters_max_bytes=settings.journal.dead_letters_max_bytes // workers,
+        ),
         part_of(directory, workers, index),
         partial(left_parts, directory, workers, index),
         settings.event,
         publisher,
         metrics,
+        supervisor,
     )

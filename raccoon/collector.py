@@ -11,7 +11,13 @@ from zope.interface import implementer
 
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
-from raccoon.interfaces import ICollector, IJournal, IMetrics
+from raccoon.interfaces import (
+    ICollector,
+    IJournal,
+    IMetrics,
+    IPublisher,
+    IRejectingPublisher,
+)
 from raccoon.queue import RequestQueue
 from raccoon.request import CollectRequest, Requests
 
@@ -32,6 +38,7 @@ class Collector:
         metrics: counts what is refused.
         seconds: the clock, in Unix seconds.
         journal: keeps requests on disk, or None.
+        publisher: may know of events that it cannot deliver; or None.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class Collector:
         metrics: IMetrics,
         seconds: Callable[[], float],
         journal: IJournal | None = None,
+        publisher: IPublisher | None = None,
     ) -> None:
         # What is on disk as well is bounded in memory by its bytes alone.
         journaled = event.ack == 2
@@ -52,6 +60,9 @@ class Collector:
         self._metrics = metrics
         self._seconds = seconds
         self._journal = journal
+        self._rejecting: Any = None
+        if journaled and IRejectingPublisher.providedBy(publisher):
+            self._rejecting = publisher
         self._room_waiters: list[Callable[[], None]] = []
         self._idle_waiters: list[Deferred[None]] = []
         self._closed = False
@@ -108,8 +119,9 @@ class Collector:
             journal keeps are neither.
         """
         events = self._settled([request])
-        if self._journal is not None and self._journal.keep(request, error):
-            outcome = (events - sum(error.lasting.values()), 0) if error.lasting else (0, 0)
+        delivered = self._journal.retain(request, error) if self._journal is not None else None
+        if delivered is not None:
+            outcome = delivered, 0
             if self._ack_level == 1:
                 self._tell(request, error)
         else:
@@ -204,13 +216,19 @@ class Collector:
         assert journal is not None
         if self._closed:
             return self._refuse(request, "overloaded")
+        if self._rejecting is not None and (whys := _rejections(self._rejecting, request)):
+            return self._reject(request, whys, lasting=True)
         reason = journal.refusal(request.size)
         if reason is not None:
             return self._refuse(request, "journal", reason)
         acknowledged: Deferred[None] = Deferred()
         request.acknowledged = acknowledged
         in_memory = self._fits(request) and request.size <= journal.memory_left(self._taken()[1])
-        journal.add(request, in_memory)
+        try:
+            journal.add(request, in_memory)
+        except Exception as error:
+            request.acknowledged = None
+            return self._reject(request, [f"the journal cannot store it: {error}"])
         if in_memory:
             self._admit(request)
         return acknowledged
@@ -220,12 +238,29 @@ class Collector:
         self._metrics.count("events_refused_total", len(request.types), (label,))
         return fail(Overloaded(reason))
 
+    def _reject(
+        self, request: CollectRequest, reasons: Sequence[str], lasting: bool = False
+    ) -> Deferred[None]:
+        """Fail a request of which nothing was kept."""
+        events = len(request.types)
+        self._metrics.count("events_failed_total", events)
+        failed = {kind: len(payloads) for kind, payloads in request.by_type.items()}
+        error = PublishError(events, events, reasons, failed if lasting else None)
+        if request.on_failed is not None:
+            request.on_failed(error)
+        return fail(error)
+
     def _tell(self, request: CollectRequest, error: PublishError) -> None:
         if request.on_failed is not None:
             request.on_failed(error)
         acknowledged, request.acknowledged = request.acknowledged, None
         if acknowledged is not None:
             acknowledged.errback(error)
+
+
+def _rejections(publisher: Any, request: CollectRequest) -> list[str]:
+    """Why the events of some types can never be delivered; empty: all may be."""
+    return [why for kind in request.by_type if (why := publisher.rejection(kind)) is not None]
 
 
 def failure_value(failure: Any) -> Overloaded | PublishError:

@@ -55,8 +55,12 @@ class IJournal(Interface):
     def delivered(requests: Sequence[CollectRequest]) -> None:
         """Requests with an `entry` were delivered."""
 
-    def keep(request: CollectRequest, error: PublishError) -> bool:
-        """Take back a request whose delivery failed; False: its failure is final."""
+    def retain(request: CollectRequest, error: PublishError) -> int | None:
+        """Take back a request whose delivery failed.
+
+        Returns:
+            How many of its events count as delivered; None: its failure is final.
+        """
 
 
 class IPublisher(Interface):

@@ -288,8 +288,10 @@ class FakeJournal(Fake):
         self.done += requests
 
     @can_fail
-    def keep(self, request: CollectRequest, error: PublishError) -> bool:
+    def retain(self, request: CollectRequest, error: PublishError) -> int | None:
         if request.entry is None and self.full:
-            return False
+            return None
         self.kept.append(request)
-        return self.keeps
+        if not self.keeps:
+            return None
+        return len(request.types) - sum(error.lasting.values()) if error.lasting else 0

@@ -69,7 +69,7 @@ class MisuseTests(SynchronousTestCase):
         self.assertRaises(AssertionError, journal.delivered, [request])
         journal.full = "full"
         self.assertRaises(AssertionError, journal.add, request, False)
-        self.assertFalse(journal.keep(request, PublishError(1, 1, ["down"])))
+        self.assertIsNone(journal.retain(request, PublishError(1, 1, ["down"])))
         journal.full = ""
         journal.add(request, False)
         journal.delivered([request])

@@ -24,8 +24,13 @@ class JournalSettings:
     max_bytes: int = option(
         "JOURNAL_MAX_BYTES",
         4 << 30,
-        "disk space of the journal, dead letters included; beyond this, requests are refused until"
-        " space is free",
+        "disk space of waiting requests; beyond this, requests are refused until space is free",
+        integer(8 << 20, 1 << 44),
+    )
+    dead_letters_max_bytes: int = option(
+        "JOURNAL_DEAD_LETTERS_MAX_BYTES",
+        1 << 30,
+        "disk space of the dead letters; beyond this, undeliverable requests wait in the journal",
         integer(8 << 20, 1 << 44),
     )
     segment_bytes: int = option(

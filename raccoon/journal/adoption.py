@@ -13,10 +13,10 @@ from twisted.logger import Logger
 
 from raccoon.interfaces import IMetrics
 from raccoon.journal.deadletters import FILE, DeadLetters, Letter
+from raccoon.journal.entry import Entry
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.segment import SUFFIX, Segment
 from raccoon.journal.files.store import Found, InUseError, JournalError, Store
-from raccoon.journal.writer import Entry
 from raccoon.logs import Throttle
 
 _PART = "worker-"

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from raccoon.interfaces import IMetrics
+from raccoon.journal.entry import Entry
 from raccoon.journal.files import segment as files
 from raccoon.journal.files.segment import Segment
 from raccoon.journal.files.store import Found
-from raccoon.journal.writer import Entry
 
 _LOOK_SECONDS = 0.5
 
@@ -27,6 +27,7 @@ class Damage:
         failed: given the Failure of such a call.
         put: has an entry written.
         resident: positions of requests that are in memory.
+        release_postponed: takes out of `resident` what is only on disk.
         recovered: whether what waits has been counted.
         wait: told how many more requests and events wait on disk.
         metrics: counts.
@@ -41,6 +42,7 @@ class Damage:
         failed: Callable[[Any], None],
         put: Callable[[Entry], None],
         resident: Collection[int],
+        release_postponed: Callable[[], None],
         recovered: Callable[[], bool],
         wait: Callable[[int, int], None],
         metrics: IMetrics,
@@ -50,6 +52,7 @@ class Damage:
         self._failed = failed
         self._put = put
         self._resident = resident
+        self._release_postponed = release_postponed
         self._recovered = recovered
         self._wait = wait
         self._metrics = metrics
@@ -68,6 +71,7 @@ class Damage:
         self._stopped = True
 
     def _found(self, segment: Segment, why: str, saved: list[Found]) -> None:
+        self._release_postponed()
         saved = [
             (position, record)
             for position, record in saved
@@ -114,7 +118,8 @@ class Damage:
                 self._reactor.callLater(_LOOK_SECONDS, self._set_aside, segment, why, saved, ours)
             return
         setting = self._in_keeper(segment.set_aside)
-        setting.addCallbacks(self._was_set_aside, self._failed, (why, saved))
+        setting.addCallback(self._was_set_aside, why, saved)
+        setting.addErrback(self._failed)
 
     def _was_set_aside(self, path: Path, why: str, saved: int) -> None:
         self._metrics.count("journal_segments_damaged_total", 1)

@@ -10,10 +10,10 @@ from twisted.internet.defer import Deferred
 
 from raccoon.errors import LimitError
 from raccoon.interfaces import IPublisher
+from raccoon.journal.entry import Entry, State
 from raccoon.journal.files.body import UnreadableError, decode_body
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import Store
-from raccoon.journal.writer import Entry
 from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest, Requests
 
@@ -76,8 +76,9 @@ class Replay:
         in_keeper: calls in the keeper's thread.
         resident: positions of requests that are in memory.
         until: the position of the newest request that may come back now, or -1.
-        take: given what comes back, in the reactor's thread; `ended` or `failed` follows for each.
-        unread: given the Failure of a read.
+        admit: given what comes back, in the reactor's thread; `ended` or `failed` follows for
+            each. What it raises means that it took nothing.
+        failed: given the Failure of a read.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class Replay:
         in_keeper: Callable[..., Deferred[Any]],
         resident: Set[int],
         until: Callable[[], int],
-        take: Callable[[Return], None],
-        unread: Callable[[Any], None],
+        admit: Callable[[Return], None],
+        failed: Callable[[Any], None],
     ) -> None:
         self._store = store
         self._check = check
@@ -99,8 +100,8 @@ class Replay:
         self._in_keeper = in_keeper
         self._resident = resident
         self._until = until
-        self._take = take
-        self._unread = unread
+        self._admit = admit
+        self._failed = failed
         self._queued: Callable[[], int] = lambda: 0
         self._cursor = self._end = -1
         self._reading = False
@@ -138,8 +139,9 @@ class Replay:
             self._cursor, self._end = -1, until
         self._reading = True
         reading = self._in_keeper(self._read, self._cursor, self._end)
-        reading.addCallbacks(self._has_read, self._unread)
         reading.addBoth(self._read_ended)
+        reading.addCallback(self._has_read)
+        reading.addErrback(self._failed)
 
     def ended(self, requests: Sequence[CollectRequest]) -> None:
         """Requests that came back were delivered, or never can be."""
@@ -183,31 +185,36 @@ class Replay:
         request = CollectRequest(Identifier(record.client, record.group), batch, record.received_at)
         request.queued_at = now
         # The entry does not have the request: a cycle would wait for the collector.
-        request.entry = entry = Entry(record, None)
+        request.entry = entry = Entry(record, None, State.RETURNED)
         entry.record = None
         entry.position = position
-        entry.replayed = entry.in_memory = True
         return request
 
     def _leave(self, requests: Sequence[CollectRequest]) -> None:
         self.on_way -= len(requests)
         self.on_way_bytes -= sum([request.size for request in requests])
         for request in requests:
-            request.entry.replayed = False
+            request.entry.state = State.STORED
 
-    def _has_read(self, read: tuple[Return, int]) -> bool:
+    def _read_ended(self, read: Any) -> Any:
+        self._reading = False
+        return read
+
+    def _has_read(self, read: tuple[Return, int]) -> None:
         came, cursor = read
         if self._until() < 0:
-            return False
-        self._cursor = cursor
+            return
         if came.requests.each:
             self._oldest = came.requests.each[0].received_at
+        # Before: some may end at once. What cannot be admitted is read again.
         self.on_way += len(came.requests.each)
         self.on_way_bytes += came.requests.size
-        self._take(came)
-        return bool(came.positions)
-
-    def _read_ended(self, found: bool | None) -> None:
-        self._reading = False
-        if found:
+        try:
+            self._admit(came)
+        except Exception:
+            self.on_way -= len(came.requests.each)
+            self.on_way_bytes -= came.requests.size
+            raise
+        self._cursor = cursor
+        if came.positions:
             self.pump()

@@ -5,146 +5,77 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import apsw
 
-from raccoon.journal.deadletters import DeadLetters, Letter
-from raccoon.journal.files.record import Record, encode
+from raccoon.journal.deadletters import DeadLetters
+from raccoon.journal.entry import Entry, LetterEntry, State
+from raccoon.journal.files.record import encode
 from raccoon.journal.files.store import JournalError, Store
+from raccoon.journal.load import ReactorLoad
+from raccoon.supervision import Supervisor
 
 _GROUP_BYTES = 1 << 20
 _GROUP_REQUESTS = 500
 _GROUP_ITEMS = 4096
 _ENOUGH_REQUESTS = 48  # to share a commit: more of them save little
 _RETRY_SECONDS = 0.25
-_LOAD_SECONDS = 0.1
-_REACTORS_PART = 0.5
 _NO_DISK = "the journal's disk does not take writes"
+_NAME = "journal-writer"
+
+_Group = tuple[list[Entry], list[LetterEntry], list[int]]
 
 
-class Entry:
-    """A request on its way into the journal.
+class Results(Protocol):
+    """Told by the writer what became of each item. Called in the writer's thread."""
 
-    Attributes:
-        record: what is written; None once it was.
-        events: how many it holds.
-        size: bytes of its body.
-        request: the request in memory, or None where the journal alone has it.
-        position: where it is in the journal; -1 until it is written.
-        settled: its outcome is known: it need not be written any more.
-        in_memory: it is on its way to the destination.
-        replayed: it came back from disk.
-        stored: called once it is on disk, or None.
-    """
-
-    __slots__ = (
-        "events",
-        "in_memory",
-        "position",
-        "record",
-        "replayed",
-        "request",
-        "settled",
-        "size",
-        "stored",
-    )
-
-    def __init__(self, record: Record, request: Any) -> None:
-        self.record: Record | None = record
-        self.events = record.events
-        self.size = len(record.body)
-        self.request = request
-        self.position = -1
-        self.settled = False
-        self.in_memory = False
-        self.replayed = False
-        self.stored: Callable[[], None] | None = None
-
-
-class LetterEntry:
-    """A dead letter on its way to disk.
-
-    Attributes:
-        letter: what is stored.
-        position: of the request in the journal, or -1 where it is not there.
-        request: the request in memory, which may still wait for its answer.
-        size: bytes of its body.
-    """
-
-    __slots__ = ("letter", "position", "request", "size")
-
-    def __init__(self, letter: Letter, position: int, request: Any) -> None:
-        self.letter = letter
-        self.size = len(letter.record.body)
-        self.position = position
-        self.request = request
-
-    @property
-    def events(self) -> int:
-        """How many of its request's events were not delivered."""
-        return sum(self.letter.failed.values())
-
-
-class Load:
-    """How busy the reactor is.
-
-    Where its thread and the threads beside it have one processor, or one interpreter, the reactor's
-    part of a busy one is about 0.6. What a library's own threads take says nothing.
-
-    Args:
-        wall: a clock.
-        cpu: the processor time that the reactor's thread took.
-    """
-
-    def __init__(
-        self, wall: Callable[[], float] = time.monotonic, cpu: Callable[[], float] | None = None
+    def written(
+        self,
+        entries: Sequence[Entry],
+        letters: Sequence[LetterEntry],
+        delivered: Sequence[int],
+        first: int,
+        took: float,
     ) -> None:
-        self._wall = wall
-        self._cpu = cpu or _clock_of(threading.main_thread())
-        self._since, self._used = wall(), self._cpu()
-        self._share = 0.0
+        """A commit is on disk.
 
-    def share(self) -> float:
-        """How much of what it can do it did in the last 0.1 s or more, from 0 to 1."""
-        lasted = self._wall() - self._since
-        if lasted >= _LOAD_SECONDS:
-            used = self._cpu() - self._used
-            self._share = min(used / lasted / _REACTORS_PART, 1.0)
-            self._since += lasted
-            self._used += used
-        return self._share
+        Args:
+            entries: requests, in order.
+            letters: dead letters.
+            delivered: positions whose delivery was noted.
+            first: the position of the first entry.
+            took: seconds of the commit.
+        """
 
+    def not_written(self, entries: Sequence[Entry], delivered: Sequence[int], reason: str) -> None:
+        """The disk took neither these requests nor the note of these deliveries."""
 
-def _clock_of(thread: threading.Thread) -> Callable[[], float]:
-    assert thread.ident is not None
-    return partial(time.clock_gettime, time.pthread_getcpuclockid(thread.ident))
+    def letters_not_written(self, letters: Sequence[LetterEntry], reason: str) -> None:
+        """The disk did not take these dead letters."""
+
+    def unstorable(self, item: Entry | LetterEntry, reason: str) -> None:
+        """The disk works, but this request or letter can never be written."""
+
+    def disk_works(self) -> None:
+        """The disk takes writes again after a failure."""
 
 
 class Writer:
-    """Commits in groups: what has come some time after the first.
+    """Group commit.
 
-    That time is `delay` where the reactor is busy, or less where enough came: a request that has a
-    commit of its own costs many times one among fifty, and what is delivered meanwhile is not
-    written at all. Where there is time to spare an early answer is worth more, and it is next to
-    nothing.
+    After the first request it waits up to `delay` for company; the wait shrinks to nothing as the
+    reactor gets idle. A commit for one request costs many times its share of a commit for fifty,
+    and what is delivered during the wait is not written at all.
 
-    A group is at most 1 MiB, a request that goes over it included, and 500 requests.
-    Results go to `written` and `failed`, called in the writer's thread once for each group.
+    A group is at most 500 requests, and ends with the request that brings it to 1 MiB.
 
     Args:
         store: the journal; opened by its owner.
         letters: the dead letters.
-        delay: seconds, at most.
-        written: takes the entries, the letters and the delivered positions of a commit, the
-            position of the first entry, and the seconds that the commit took.
-        failed: takes the entries that were not written, the positions whose delivery was not
-            noted on disk, and why.
-        unburied: takes the letters that were not written, and why.
-        recovered: called when the disk takes writes again after a failure.
-        broken: the store could not begin a segment yet.
+        delay: seconds.
+        supervisor: of the thread.
     """
 
     def __init__(
@@ -152,35 +83,44 @@ class Writer:
         store: Store,
         letters: DeadLetters,
         delay: float,
-        written: Callable[
-            [Sequence[Entry], Sequence[LetterEntry], Sequence[int], int, float], None
-        ],
-        failed: Callable[[Sequence[Entry], Sequence[int], str], None],
-        unburied: Callable[[Sequence[LetterEntry], str], None],
-        recovered: Callable[[], None],
-        broken: bool = False,
+        supervisor: Supervisor,
     ) -> None:
         self._store = store
         self._letters = letters
         self._delay = delay
-        self._written = written
-        self._failed = failed
-        self._unburied = unburied
-        self._recovered = recovered
+        self._supervisor = supervisor
         self._inbox: deque[Entry | LetterEntry | int] = deque()
+        self._in_hand: _Group = [], [], []
         self._awake = threading.Event()
         self._enough = threading.Event()
         # About how many requests and letters came, and how many had when the last wait ended.
         self._came = self._seen = 0
         self._stopping = False
-        self._broken = broken
+        self._broken = False
         self._to_carry = False
-        self._load = Load()
-        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
+        self._gone = ""
+        self._load: ReactorLoad | None = None
+        self._thread = supervisor.thread(_NAME, self._run, self._failed)
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, results: Results, broken: bool) -> None:
+        """Begin.
+
+        Args:
+            results: told what became of each item.
+            broken: the store could not begin a segment yet.
+        """
+        self._begin(results, broken)
+        self._load = self._load or ReactorLoad()  # of the process that this is now
         self._thread.start()
+
+    def _begin(self, results: Results, broken: bool) -> None:
+        self._results = results
+        self._broken = broken
+
+    @property
+    def running(self) -> bool:
+        """Whether its thread runs."""
+        return self._thread.is_alive()
 
     def put(self, item: Entry | LetterEntry) -> None:
         """Have a request or a letter written."""
@@ -196,8 +136,10 @@ class Writer:
         self._inbox.extend(positions)
 
     def flush(self) -> None:
-        """Write what waits."""
-        if self._inbox and not self._awake.is_set():
+        """Write what waits. After the thread's end: give it back, as not written."""
+        if self._gone:
+            self.give_back(self._gone)
+        elif self._inbox and not self._awake.is_set():
             self._awake.set()
 
     def carry(self) -> None:
@@ -206,19 +148,32 @@ class Writer:
         self._awake.set()
 
     def stop(self) -> None:
-        """Write what is left, and end. Blocking."""
+        """Write what is left, and end; `running` says when."""
         self._stopping = True
         self._enough.set()
         self._awake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+
+    def give_back(self, reason: str, results: Results | None = None) -> None:
+        """Report all that is in hand or waits as not written: the thread has ended, or hangs.
+
+        Args:
+            reason: why.
+            results: told; None: those of `start`.
+        """
+        results = results or self._results
+        in_hand, self._in_hand = self._in_hand, ([], [], [])
+        if any(in_hand):
+            _report(results, in_hand, reason)
+        while self._inbox:
+            entries, letters, delivered, _ = self._next_group()
+            _report(results, (entries, letters, delivered), reason)
 
     def _run(self) -> None:
         while True:
             self._awake.wait(_RETRY_SECONDS if self._broken else None)
             self._awake.clear()
             stopping = self._stopping
-            if self._delay and not (stopping or self._broken):
+            if self._delay and self._load and not (stopping or self._broken):
                 self._enough.wait(self._delay * self._load.share() ** 4)
             self._enough.clear()
             self._seen = self._came
@@ -233,16 +188,28 @@ class Writer:
             if stopping:
                 return
 
+    def _failed(self, error: BaseException) -> None:
+        """The thread ends: nothing is written any more."""
+        self._gone = f"its writer ended: {str(error) or type(error).__name__}"
+        self.give_back(self._gone)
+
     def _commit(self) -> int:
         """Write one group; gives how many items it was."""
-        entries, letters, delivered, taken = self._take()
+        entries, letters, delivered, taken = self._next_group()
         if not entries and not letters and not delivered:
             return taken
+        self._in_hand = entries, letters, delivered
         if self._broken:
             self._store.mark(delivered)
-            self._failed(entries, delivered, _NO_DISK)
-            self._unburied(letters, _NO_DISK)
-            return taken
+            _report(self._results, self._in_hand, _NO_DISK)
+        else:
+            self._write(entries, letters, delivered)
+        self._in_hand = [], [], []
+        return taken
+
+    def _write(
+        self, entries: list[Entry], letters: list[LetterEntry], delivered: list[int]
+    ) -> None:
         began = time.perf_counter()
         try:
             records = [
@@ -250,35 +217,75 @@ class Writer:
                 for entry in entries
                 if entry.record is not None
             ]
+        except Exception:
+            entries, records = self._storable(entries)
+        try:
             first = self._store.write(records, delivered)
-        except JournalError as error:
-            self._broken = True
-            self._failed(entries, delivered, str(error))
-            self._unburied(letters, str(error))
-            return taken
+        except Exception as error:
+            self._disk_failed(error)
+            _report(self._results, (entries, letters, delivered), _text(error))
+            return
         if letters:
+            letters = self._write_letters(letters)
+        self._results.written(entries, letters, delivered, first, time.perf_counter() - began)
+
+    def _storable(self, entries: Sequence[Entry]) -> tuple[list[Entry], list[tuple[bytes, int]]]:
+        """Those that can be encoded, with their bytes; each of the others has an outcome."""
+        good: list[Entry] = []
+        records: list[tuple[bytes, int]] = []
+        for entry in entries:
+            if entry.record is None:
+                continue
             try:
-                self._letters.add(entry.letter for entry in letters)
-            except apsw.Error as error:
-                self._unburied(letters, str(error))
-                letters = []
-        self._written(entries, letters, delivered, first, time.perf_counter() - began)
-        return taken
+                records.append((encode(entry.record), entry.events))
+                good.append(entry)
+            except Exception as error:
+                self._results.unstorable(entry, _text(error))
+        self._in_hand = good, self._in_hand[1], self._in_hand[2]
+        return good, records
+
+    def _write_letters(self, letters: list[LetterEntry]) -> list[LetterEntry]:
+        """Those that are on disk then; each of the others has an outcome."""
+        try:
+            self._letters.add(entry.letter for entry in letters)
+        except apsw.Error as error:
+            self._results.letters_not_written(letters, str(error))
+            return []
+        except Exception:
+            return [entry for entry in letters if self._write_letter(entry)]
+        return letters
+
+    def _write_letter(self, entry: LetterEntry) -> bool:
+        try:
+            self._letters.add([entry.letter])
+        except apsw.Error as error:
+            self._results.letters_not_written([entry], str(error))
+        except Exception as error:
+            self._results.unstorable(entry, _text(error))
+        else:
+            return True
+        return False
+
+    def _disk_failed(self, error: Exception) -> None:
+        self._broken = True
+        if not isinstance(error, JournalError):
+            self._supervisor.failed(_NAME, error)
 
     def _carry(self) -> None:
         self._to_carry = False
         try:
             self._store.carry()
-        except JournalError as error:
-            self._broken = True  # the next segment will hold it
-            self._failed((), (), str(error))
+        except Exception as error:
+            self._disk_failed(error)  # the next segment will hold it
+            self._results.not_written((), (), _text(error))
 
-    def _take(self) -> tuple[list[Entry], list[LetterEntry], list[int], int]:
+    def _next_group(self) -> tuple[list[Entry], list[LetterEntry], list[int], int]:
         entries: list[Entry] = []
         letters: list[LetterEntry] = []
         delivered: list[int] = []
         size = items = 0
         inbox = self._inbox
+        settled = State.SETTLED
         while (
             inbox
             and size < _GROUP_BYTES
@@ -292,7 +299,7 @@ class Writer:
             elif isinstance(item, LetterEntry):
                 letters.append(item)
                 size += item.size
-            elif not item.settled:
+            elif item.state is not settled:
                 entries.append(item)
                 size += item.size
         return entries, letters, delivered, items
@@ -302,5 +309,18 @@ class Writer:
             self._store.reopen()
         except JournalError:
             return
+        except Exception as error:
+            self._supervisor.failed(_NAME, error)
+            return
         self._broken = False
-        self._recovered()
+        self._results.disk_works()
+
+
+def _report(results: Results, group: _Group, reason: str) -> None:
+    entries, letters, delivered = group
+    results.not_written(entries, delivered, reason)
+    results.letters_not_written(letters, reason)
+
+
+def _text(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -209,7 +209,7 @@ METRICS = (
     Metric("connections_limit_current", GAUGE, (), "live WebSocket connections at most"),
     Metric("journal_requests_current", GAUGE, (), "requests that wait in the journal alone"),
     Metric("journal_events_current", GAUGE, (), "events of those requests"),
-    Metric("journal_bytes_current", GAUGE, (), "bytes of disk that the journal takes"),
+    Metric("journal_bytes_current", GAUGE, (), "bytes of disk that waiting requests take"),
     Metric(
         "journal_oldest_age_seconds_current", GAUGE, (), "age of the oldest request waiting there"
     ),
@@ -225,6 +225,13 @@ METRICS = (
     ),
     Metric("journal_dead_lettered_events_total", COUNTER, (), "events that can never be delivered"),
     Metric("journal_dead_letters_current", GAUGE, (), "requests in the dead letters"),
+    Metric("journal_dead_letters_bytes_current", GAUGE, (), "bytes of disk that they take"),
+    Metric(
+        "journal_postponed_requests_current",
+        GAUGE,
+        (),
+        "undeliverable requests in the journal that the dead letters have no room for",
+    ),
     Metric("journal_lost_events_total", COUNTER, (), "events in damaged files, unreadable"),
     Metric("journal_segments_damaged_total", COUNTER, (), "files of the journal set aside"),
     Metric("events_left_at_shutdown_current", GAUGE, (), "events undelivered when the flush ended"),

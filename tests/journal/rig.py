@@ -10,12 +10,13 @@ from twisted.internet.defer import Deferred
 from raccoon.collector import Collector
 from raccoon.config import EventSettings
 from raccoon.errors import PublishError
-from raccoon.journal import service
+from raccoon.journal import threads
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.store import Store
+from raccoon.journal.keeper import Keeper
 from raccoon.journal.service import JournalService
-from raccoon.journal.writer import Writer
+from raccoon.journal.writer import Results, Writer
 from raccoon.messages import Batch, Identifier
 from raccoon.request import CollectRequest
 from raccoon.supervision import Supervisor
@@ -31,8 +32,8 @@ DEFAULTS = EventSettings()
 class SteppedWriter(Writer):
     """A writer without a thread: writes when it is told to."""
 
-    def start(self) -> None:
-        pass
+    def start(self, results: Results, broken: bool) -> None:
+        self._begin(results, broken)
 
     def step(self) -> None:
         """Write what waits."""
@@ -45,26 +46,33 @@ class SteppedWriter(Writer):
         self.step()
 
 
-class InlineExecutor:
-    """A thread pool that has no threads."""
+class InlineKeeper(Keeper):
+    """A keeper without a thread: runs each call at once."""
 
-    def __init__(self, *_: object) -> None:
+    def start(self) -> None:
         pass
 
-    def submit(self, call: Callable[[], object]) -> None:
-        call()
+    def call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        done = super().call(function, *args)
+        self.run_waiting()
+        return done
 
-    def shutdown(self, wait: bool) -> None:
-        pass
+    def run_waiting(self) -> None:
+        """Run what waits."""
+        while not self._calls.empty():
+            if (call := self._calls.get()) is not None:
+                self._run_one(call)
 
 
 class JournalCase(DirectoryCase):
     """A service without its edges, that can be started again on the same directory."""
 
+    identifier = Identifier("phone", "group")
+
     def setUp(self) -> None:
         super().setUp()
-        self.patch(service, "Writer", SteppedWriter)
-        self.patch(service, "ThreadPoolExecutor", InlineExecutor)
+        self.patch(threads, "Writer", SteppedWriter)
+        self.patch(threads, "Keeper", InlineKeeper)
         self.received = self.lost = 0
 
     def start(
@@ -90,7 +98,8 @@ class JournalCase(DirectoryCase):
         self.clock = ThreadlessClock()
         self.clock.advance(NOW)
         self.metrics = FakeMetrics()
-        self.publisher = FakePublisher()
+        self.supervisor = Supervisor(self.metrics, self.clock.seconds)
+        self.publisher = self.make_publisher()
         self.publish = PublishByHand()
         self.journal = JournalService(
             self.clock,
@@ -100,9 +109,15 @@ class JournalCase(DirectoryCase):
             settings.event,
             self.publisher,
             self.metrics,
+            self.supervisor,
         )
         self.collector = Collector(
-            settings.worker, settings.event, self.metrics, self.clock.seconds, self.journal
+            settings.worker,
+            settings.event,
+            self.metrics,
+            self.clock.seconds,
+            self.journal,
+            self.publisher,
         )
         self.journal.attach(self.collector.readmit, self.collector.waiting)
         self.worker = WorkerService(
@@ -112,11 +127,15 @@ class JournalCase(DirectoryCase):
             self.publisher,
             settings.worker,
             self.metrics,
-            Supervisor(self.metrics, self.clock.seconds),
+            self.supervisor,
         )
         self.journal.startService()
         self.addCleanup(self.stop)
         self.worker.startService()
+
+    def make_publisher(self) -> FakePublisher:
+        """The publisher, which the worker does not call."""
+        return FakePublisher()
 
     def stop(self) -> int:
         """Stop it in its order, nothing more being delivered; gives the events it keeps."""
@@ -152,7 +171,7 @@ class JournalCase(DirectoryCase):
             for number, kind in enumerate(types)
         ]
         request = CollectRequest(
-            Identifier("phone", "group"),
+            self.identifier,
             Batch(guid, sent_time, [kind for kind, _ in events], [data for _, data in events]),
             self.clock.seconds(),
         )

@@ -618,29 +618,6 @@ class FullTests(JournalCase):
         self.turn(1.1)
         self.assertEqual([], self.journal.not_ready())
 
-    def test_full_of_dead_letters(self) -> None:
-        """Dead letters take room, too, and give it back when somebody purges them."""
-        self.start(**FULL)
-        while not (acknowledged := self.collect("dead", size=100_000)).called:
-            self.commit()
-            self.turn()
-            self.finish(lasting(1, 1))
-            self.commit()
-            self.turn(1.1)
-            self.assertLess(self.received, 200)
-        self.failureResultOf(acknowledged, Overloaded)
-        self.check(dead=self.received - 1, refused=1)
-        reason = "the journal is nearly full, mostly of dead letters"
-        self.assertEqual([reason], self.journal.not_ready())
-        self.assertGreater(self.gauge("journal_bytes_current"), 7 << 20)
-        letters = DeadLetters(self.directory)
-        letters.remove()
-        letters.close()
-        self.turn(1.1)
-        self.assertEqual([], self.journal.not_ready())
-        self.collect("again")
-        self.assertEqual(["again"], self.deliver_all())
-
     def break_disk(self) -> MonkeyPatcher:
         """Let the disk take nothing until `restore` is called."""
 

@@ -11,8 +11,12 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.journal.deadletters import DeadLetters, Letter
+from raccoon.journal.entry import Entry, LetterEntry, State
 from raccoon.journal.files.store import JournalError, Store
-from raccoon.journal.writer import _ENOUGH_REQUESTS, Entry, LetterEntry, Load, Writer
+from raccoon.journal.load import ReactorLoad
+from raccoon.journal.writer import _ENOUGH_REQUESTS, Writer
+from raccoon.supervision import Supervisor
+from tests.fakes import FakeMetrics
 from tests.integration.waiting import wait_until
 from tests.journal.fakes import StoreCase, make_record
 
@@ -39,7 +43,7 @@ class FailingStore(Store):
         super().carry()
 
 
-class KnownLoad(Load):
+class KnownLoad(ReactorLoad):
     """Is what the test says, one after the other."""
 
     def __init__(self, shares: Iterable[float]) -> None:
@@ -50,11 +54,11 @@ class KnownLoad(Load):
         return next(self._shares)
 
 
-class Seen:
+class RecordedResults:
     """What the writer said, in order."""
 
     def __init__(self) -> None:
-        self.said: list[tuple[Any, ...]] = []
+        self.reports: list[tuple[Any, ...]] = []
 
     def written(
         self,
@@ -65,20 +69,23 @@ class Seen:
         took: float,
     ) -> None:
         assert took > 0
-        self.said.append(("written", list(entries), list(letters), list(delivered), first))
+        self.reports.append(("written", list(entries), list(letters), list(delivered), first))
 
-    def failed(self, entries: Sequence[Entry], delivered: Sequence[int], reason: str) -> None:
-        self.said.append(("failed", list(entries), list(delivered), reason))
+    def not_written(self, entries: Sequence[Entry], delivered: Sequence[int], reason: str) -> None:
+        self.reports.append(("not_written", list(entries), list(delivered), reason))
 
-    def unburied(self, letters: Sequence[LetterEntry], reason: str) -> None:
+    def letters_not_written(self, letters: Sequence[LetterEntry], reason: str) -> None:
         if letters:
-            self.said.append(("unburied", list(letters), reason))
+            self.reports.append(("letters_not_written", list(letters), reason))
 
-    def recovered(self) -> None:
-        self.said.append(("recovered",))
+    def unstorable(self, item: Entry | LetterEntry, reason: str) -> None:
+        self.reports.append(("unstorable", item, reason))
 
-    def take(self) -> list[tuple[Any, ...]]:
-        said, self.said = self.said, []
+    def disk_works(self) -> None:
+        self.reports.append(("disk_works",))
+
+    def reset(self) -> list[tuple[Any, ...]]:
+        said, self.reports = self.reports, []
         return said
 
 
@@ -92,13 +99,13 @@ def make_letter(name: str, position: int = -1) -> LetterEntry:
     return LetterEntry(Letter(1.0, "why", {"click": 1}, make_record(name)), position, None)
 
 
-class LoadTests(SynchronousTestCase):
+class ReactorLoadTests(SynchronousTestCase):
     """How busy the reactor is."""
 
     def test_share(self) -> None:
         """It is of the time since it was looked up last, and is not looked up all the time."""
         wall, cpu = 100.0, 7.0
-        load = Load(lambda: wall, lambda: cpu)
+        load = ReactorLoad(lambda: wall, lambda: cpu)
         self.assertEqual(0, load.share())
         wall, cpu = 101.0, 7.125
         self.assertEqual(0.25, load.share())
@@ -111,7 +118,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_of_the_reactors_thread(self) -> None:
         """What other threads take is not counted."""
-        used = Load()._cpu
+        used = ReactorLoad()._cpu
         before = used()
 
         def work() -> None:
@@ -127,7 +134,7 @@ class LoadTests(SynchronousTestCase):
         self.assertGreaterEqual(used() - before, 0.2)
 
 
-class WriterTests(StoreCase):
+class WriterCase(StoreCase):
     """The writer without its thread, but for where it is started."""
 
     def setUp(self) -> None:
@@ -137,23 +144,32 @@ class WriterTests(StoreCase):
         self.addCleanup(self.store.close)
         self.letters = DeadLetters(self.directory)
         self.addCleanup(self.letters.close)
-        self.seen = Seen()
+        self.results = RecordedResults()
+        self.supervisor = Supervisor(FakeMetrics())
         self.writer = Writer(
             self.store,
             self.letters,
             0,
-            self.seen.written,
-            self.seen.failed,
-            self.seen.unburied,
-            self.seen.recovered,
+            self.supervisor,
         )
+        self.writer._begin(self.results, False)
+
+    def end(self) -> None:
+        """Stop its thread."""
+        self.writer.stop()
+        self.writer._thread.join(20)
+        self.assertFalse(self.writer.running)
 
     def run_once(self) -> list[tuple[Any, ...]]:
-        """Let it write what waits; gives what it said."""
+        """Let it write what waits; gives its reports."""
         self.writer.stop()
         self.writer._run()
         self.writer._stopping = False
-        return self.seen.take()
+        return self.results.reset()
+
+
+class WriterTests(WriterCase):
+    """What it writes, and when."""
 
     def test_one_commit(self) -> None:
         """What waits is written together, in its order, letters and deliveries too."""
@@ -179,7 +195,7 @@ class WriterTests(StoreCase):
         a, b = make_entry("a"), make_entry("b")
         self.writer.put(a)
         self.writer.put(b)
-        a.settled = True
+        a.state = State.SETTLED
         [(_, entries, *_)] = self.run_once()
         self.assertEqual([b], entries)
 
@@ -187,7 +203,7 @@ class WriterTests(StoreCase):
         """A group of which nothing is left makes no commit."""
         a = make_entry("a")
         self.writer.put(a)
-        a.settled = True
+        a.state = State.SETTLED
         self.assertEqual([], self.run_once())
 
     def test_disk_fails(self) -> None:
@@ -196,15 +212,16 @@ class WriterTests(StoreCase):
         letter = make_letter("d")
         self.store.failing = True
         self.writer.put(a)
-        self.assertEqual([("failed", [a], [], "no disk")], self.run_once())
+        self.assertEqual([("not_written", [a], [], "no disk")], self.run_once())
         for item in (b, letter):
             self.writer.put(item)
         self.assertEqual(
-            [("failed", [b], []), ("unburied", [letter])], [said[:-1] for said in self.run_once()]
+            [("not_written", [b], []), ("letters_not_written", [letter])],
+            [said[:-1] for said in self.run_once()],
         )
         self.store.failing = False
         self.writer.put(c)
-        self.assertEqual(["recovered", "written"], [said[0] for said in self.run_once()])
+        self.assertEqual(["disk_works", "written"], [said[0] for said in self.run_once()])
         self.assertEqual(["c"], [record.client for record in self.waiting(self.store)])
 
     def test_delivered_while_the_disk_fails(self) -> None:
@@ -214,7 +231,7 @@ class WriterTests(StoreCase):
         [(*_, first)] = self.run_once()
         self.store.failing = True
         self.writer.note([first])
-        self.assertEqual([("failed", [], [first], "no disk")], self.run_once())
+        self.assertEqual([("not_written", [], [first], "no disk")], self.run_once())
         self.assertEqual(["b"], [record.client for record in self.waiting(self.store)])
         self.writer.note([first + 1])
         self.run_once()
@@ -234,22 +251,22 @@ class WriterTests(StoreCase):
         self.writer.put(a)
         self.writer.put(letter)
         unburied, written = self.run_once()
-        self.assertEqual(("unburied", [letter]), unburied[:2])
+        self.assertEqual(("letters_not_written", [letter]), unburied[:2])
         self.assertEqual(("written", [a], []), written[:3])
 
     def test_carry_fails(self) -> None:
         """What older segments say is noted by the next one where the newest cannot be written."""
         self.store.failing = True
         self.writer.carry()
-        self.assertEqual([("failed", [], [], "no disk")], self.run_once())
+        self.assertEqual([("not_written", [], [], "no disk")], self.run_once())
         self.store.failing = False
         self.writer.put(make_entry("a"))
-        self.assertEqual(["recovered", "written"], [said[0] for said in self.run_once()])
+        self.assertEqual(["disk_works", "written"], [said[0] for said in self.run_once()])
 
     def test_thread(self) -> None:
         """What many threads put in is all written once, by one thread, by when it has stopped."""
         entries = [make_entry(f"{number}") for number in range(200)]
-        self.writer.start()
+        self.writer.start(self.results, False)
 
         def put(own: list[Entry]) -> None:
             for entry in own:
@@ -260,8 +277,8 @@ class WriterTests(StoreCase):
             thread.start()
         for thread in threads:
             thread.join()
-        self.writer.stop()
-        written = [entry for _, group, *_ in self.seen.take() for entry in group]
+        self.end()
+        written = [entry for _, group, *_ in self.results.reset() for entry in group]
         self.assertEqual(len(entries), len(written))
         self.assertEqual(set(entries), set(written))
         self.assertEqual(
@@ -274,32 +291,32 @@ class WriterTests(StoreCase):
         self.patch(self.writer._enough, "wait", slept.append)
         self.writer._delay = 0.5
         self.writer._load = KnownLoad([1.0, 0.5, 0.0])
-        self.writer.start()
+        self.writer.start(self.results, False)
         for name in "abc":
             self.writer.put(make_entry(name))
-            wait_until(self.seen.take, "the commit")
-        self.writer.stop()
+            wait_until(self.results.reset, "the commit")
+        self.end()
         self.assertEqual([0.5, 0.03125, 0.0], slept)
 
     def test_waits_no_longer_than_for_enough(self) -> None:
         """Once there are many the commit comes, each time."""
         self.writer._delay = 60
         self.writer._load = KnownLoad(repeat(1.0))
-        self.writer.start()
+        self.writer.start(self.results, False)
         for _ in range(2):
             entries = [make_entry(f"{number}") for number in range(_ENOUGH_REQUESTS)]
             for entry in entries[:-1]:
                 self.writer.put(entry)
             time.sleep(0.05)
-            self.assertEqual([], self.seen.said)
+            self.assertEqual([], self.results.reports)
             self.writer.put(entries[-1])
-            wait_until(lambda: self.seen.said, "the commit")
-            self.assertEqual([entries], [group for _, group, *_ in self.seen.take()])
+            wait_until(lambda: self.results.reports, "the commit")
+            self.assertEqual([entries], [group for _, group, *_ in self.results.reset()])
         self.writer.put(make_entry("last"))
         began = time.monotonic()
-        self.writer.stop()
+        self.end()
         self.assertLess(time.monotonic() - began, 20)
-        self.assertEqual(1, len(self.seen.take()))
+        self.assertEqual(1, len(self.results.reset()))
 
     def test_stop_while_it_wakes(self) -> None:
         """A stop is not missed that comes when the writer has just been woken."""
@@ -312,37 +329,105 @@ class WriterTests(StoreCase):
                 super().clear()
 
         writer._awake = Awake()
-        writer.start()
+        writer.start(self.results, False)
         entry = make_entry("a")
         writer.put(entry)
         writer._thread.join(10)
         self.assertFalse(writer._thread.is_alive())
-        self.assertEqual([[entry]], [group for _, group, *_ in self.seen.take()])
+        self.assertEqual([[entry]], [group for _, group, *_ in self.results.reset()])
 
     def test_notes_wait_for_company(self) -> None:
         """A delivery has no commit of its own, but where it is asked for."""
-        self.writer.start()
+        self.writer.start(self.results, False)
         self.writer.put(make_entry("a"))
-        wait_until(lambda: self.seen.said, "the commit")
-        [(*_, first)] = self.seen.take()
+        wait_until(lambda: self.results.reports, "the commit")
+        [(*_, first)] = self.results.reset()
         self.writer.note([first])
         time.sleep(0.05)
-        self.assertEqual([], self.seen.said)
+        self.assertEqual([], self.results.reports)
         self.writer.put(make_entry("b"))
-        wait_until(lambda: self.seen.said, "the commit")
-        [(_, entries, _, delivered, second)] = self.seen.take()
+        wait_until(lambda: self.results.reports, "the commit")
+        [(_, entries, _, delivered, second)] = self.results.reset()
         self.assertEqual((1, [first]), (len(entries), delivered))
         self.writer.note([second])
         self.writer.flush()
-        wait_until(lambda: self.seen.said, "the commit")
-        self.assertEqual([("written", [], [], [second], second + 1)], self.seen.take())
-        self.writer.stop()
+        wait_until(lambda: self.results.reports, "the commit")
+        self.assertEqual([("written", [], [], [second], second + 1)], self.results.reset())
+        self.end()
 
     def test_stop_with_a_failing_disk(self) -> None:
         """It ends with a disk that fails, and gives back what was not written."""
-        self.writer.start()
+        self.writer.start(self.results, False)
         self.store.failing = True
         entry = make_entry("a")
         self.writer.put(entry)
-        self.writer.stop()
-        self.assertEqual([entry], [e for _, group, *_ in self.seen.take() for e in group])
+        self.end()
+        self.assertEqual([entry], [e for _, group, *_ in self.results.reset() for e in group])
+
+
+class ThreadEndsTests(WriterCase):
+    """What follows when the thread ends for good."""
+
+    def test_ends(self) -> None:
+        """All that it had, and all that comes later, is reported, and readiness says why."""
+
+        def write(*_: object) -> int:
+            raise SystemExit("a fault")
+
+        self.patch(self.store, "write", write)
+        first, letter, later = make_entry("a"), make_letter("b"), make_entry("c")
+        self.writer.put(first)
+        self.writer.put(letter)
+        self.writer.start(self.results, False)
+        self.writer._thread.join(20)
+        self.assertFalse(self.writer.running)
+        not_written, letters = self.results.reset()
+        self.assertEqual(("not_written", [first], []), not_written[:3])
+        self.assertEqual(("letters_not_written", [letter]), letters[:2])
+        self.writer.put(later)
+        self.writer.note([7])
+        self.writer.flush()
+        [(*report, reason)] = self.results.reset()
+        self.assertEqual(["not_written", [later], [7]], report)
+        self.assertIn("a fault", reason)
+        self.assertEqual(["journal-writer failed: a fault"], self.supervisor.reasons())
+        self.flushLoggedErrors(SystemExit)
+
+    def test_unstorable(self) -> None:
+        """A request that cannot be encoded has an outcome of its own; the others are written."""
+        a, b = make_entry("a"), make_entry("b")
+        bad = Entry(make_record("c")._replace(group="\udce9"), None)
+        for item in (a, bad, b):
+            self.writer.put(item)
+        unstorable, written = self.run_once()
+        self.assertEqual(("unstorable", bad), unstorable[:2])
+        self.assertEqual(("written", [a, b]), written[:2])
+        self.assertEqual(["a", "b"], [record.client for record in self.waiting(self.store)])
+
+    def test_unstorable_letter(self) -> None:
+        """So has a letter."""
+        good, bad = make_letter("a"), make_letter("b")
+        bad.letter = bad.letter._replace(reason="\udce9")
+        self.writer.put(good)
+        self.writer.put(bad)
+        unstorable, written = self.run_once()
+        self.assertEqual(("unstorable", bad), unstorable[:2])
+        self.assertEqual(("written", [], [good]), written[:3])
+
+    def test_mending_raises(self) -> None:
+        """A fault in beginning a new file leaves it broken, until that works."""
+
+        def raises() -> None:
+            raise ZeroDivisionError("a fault")
+
+        self.store.failing = True
+        self.writer.put(make_entry("a"))
+        self.run_once()
+        works, self.store.failing = self.store.reopen, False
+        self.store.reopen = raises  # type: ignore[method-assign]
+        self.writer.put(make_entry("b"))
+        self.assertEqual(["not_written"], [report[0] for report in self.run_once()])
+        self.flushLoggedErrors(ZeroDivisionError)
+        self.store.reopen = works  # type: ignore[method-assign]
+        self.writer.put(make_entry("c"))
+        self.assertEqual(["disk_works", "written"], [report[0] for report in self.run_once()])
