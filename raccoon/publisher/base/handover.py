@@ -62,7 +62,7 @@ class HandOver:
                 self._groups -= 1
                 self._changed.notify_all()
 
-    def wait_until_done(self, timeout: float | None = None) -> bool:
+    def wait_until_done(self, timeout: float) -> bool:
         """Wait until no group is being handed over, so many seconds at most; whether it is so."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._groups, timeout)

@@ -18,7 +18,7 @@ class _Topic:
     """What is known of a topic.
 
     Attributes:
-        on_way: to each partition, how many groups are; the one that was chosen last is last.
+        on_way: groups in flight to each partition; the one chosen last is last.
         ask_at: when the cluster is asked for its partitions, in seconds of the clock.
     """
 
@@ -30,15 +30,15 @@ class _Topic:
 
 
 class Partitions:
-    """Chooses the partition that has the least on its way.
+    """Chooses the partition with the fewest groups in flight.
 
-    An idempotent producer of librdkafka sends a partition no batch while it waits for the answer
-    to one of five events or more, and its thread takes a whole processor as long as others wait for
-    that (`rd_kafka_toppar_producer_serve`, up to 2.16 at least). Its own choice, one partition for
-    all that comes in 10 ms, has them wait wherever brokers take longer than the next group does.
+    An idempotent librdkafka producer sends no further batch to a partition while a batch of five
+    events or more is unanswered there, and its thread spins on a whole processor as long as events
+    wait for that (`rd_kafka_toppar_producer_serve`, up to 2.16 at least). Its own choice, one
+    partition for all events of 10 ms, makes them wait whenever a broker is slower than that.
 
-    The cluster is to be asked for the partitions of a topic that is used for some time, and again
-    later, as topics grow. While they are not known the partition is librdkafka's choice.
+    The cluster is asked for the partitions of a topic some time after its first use, and again
+    later, as topics grow. While they are unknown librdkafka chooses the partition.
 
     Attributes:
         most: partitions of the topic that has the most; 0 while none is known.

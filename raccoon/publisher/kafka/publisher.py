@@ -36,6 +36,8 @@ PATIENCE = 0.5
 _POLL = 0.1
 _POLL_BOTH = 0.01
 _PROBE_EVERY = 2.0
+# A hand-over under way sees at once that nothing more is taken.
+_HAND_OVER_ENDS = 5.0
 
 _MANY = 1 << 30
 # Where topics have fewer partitions, a single group at a time would leave them idle between groups.
@@ -139,7 +141,7 @@ class KafkaPublisher:
         self._poller.stop()
         self._poller.join(_POLL + PROBE_TIMEOUT + LAST_REPORTS + 1)
         # What is handed over after the purge would have no report, ever.
-        self._hand_over.wait_until_done()
+        self._hand_over.wait_until_done(_HAND_OVER_ENDS)
         call = self._supervisor.call
         for producer in self._producers.all():
             call("kafka close", producer.flush, max(deadline - time.monotonic(), 0))
@@ -172,6 +174,6 @@ class KafkaPublisher:
     def _poller_ended(self, _: BaseException) -> None:
         """Nobody serves reports any longer: have everything fail, now and from now on."""
         self._stopped.set()
-        self._hand_over.wait_until_done()
+        self._hand_over.wait_until_done(_HAND_OVER_ENDS)
         for producer in self._producers.all():
             give_up(producer)

@@ -42,14 +42,15 @@ _NEVER_MISSING = _Missing(0, 0)
 class Trials:
     """Bounds what a client costs that sends to ever new topics.
 
-    librdkafka keeps each topic that it was given an event for, asks the cluster for those that it
-    does not know, all of them at once, and holds their events for
-    `topic.metadata.propagation.max.ms` before it says that a topic does not exist. Even then some
-    4 KB of it stay for as long as the producer. And of the error that it raises from then on for
-    each event, confluent-kafka never frees some 200 bytes (2.5 to 2.16).
+    librdkafka keeps each topic for which it was given an event. It asks the cluster for all unknown
+    topics at once, and holds their events for `topic.metadata.propagation.max.ms` before it says
+    that a topic does not exist. Even then some 4 KB stay for the life of the producer. Of each
+    error that it raises for such a topic from then on, confluent-kafka leaks some 200 bytes (2.5 to
+    2.16).
 
-    So no more than some topics are tried at once, a topic that was missing several times only when
-    it is in the cluster's own list, and when many topics were missing all others, too, for a day.
+    So only a number of topics are tried at once. A topic that was missing several times is tried
+    only when the cluster lists it; when many topics were missing that holds for every new topic,
+    for a day.
 
     Attributes:
         passed: topics that have taken an event.

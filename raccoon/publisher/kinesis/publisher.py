@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import random
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from zope.interface import alsoProvides, implementer
 
@@ -27,12 +26,11 @@ from raccoon.publisher.kinesis.client import (
     KinesisClient,
     NoAnswerError,
     RefusedError,
-    RefusedRecord,
     open_client,
 )
 from raccoon.publisher.kinesis.outbox import Outbox, Record
+from raccoon.publisher.kinesis.putting import RECORD_BYTES, Putting
 from raccoon.publisher.kinesis.streams import (
-    UNREACHABLE,
     StreamCheck,
     does_not_exist,
     full_jitter,
@@ -56,9 +54,7 @@ _DELAY = 0.005
 # https://docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html
 _REQUEST_RECORDS = 500
 _REQUEST_BYTES = 5 << 20
-# With its key a record has the first at most unless its stream is set to more, and never more
-# than the second.
-_RECORD_BYTES = 1 << 20
+# With its key a record has never more; unless its stream is set to more, RECORD_BYTES.
 _LARGEST_RECORD_BYTES = 10 << 20
 _KEY_BYTES = 256
 _RANDOM_KEY_BYTES = 16
@@ -70,7 +66,6 @@ _LAST_CALLS = 1.0
 # https://docs.aws.amazon.com/kinesis/latest/APIReference/API_CreateStream.html
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
-_THROUGHPUT = "kinesis_stream_throughput_exceeded_total"
 _LARGE = "kinesis_message_too_large_total"
 
 _FULL = Failure("Kinesis takes events too slowly, retry")
@@ -79,20 +74,6 @@ _TOO_LARGE = Failure(
     _LARGE,
     lasting=True,
 )
-
-
-class _Trouble(NamedTuple):
-    """What went wrong with a record.
-
-    Attributes:
-        failure: for its outcome.
-        passing: it may go better later.
-        whole: it was not the record's: others would have failed as well.
-    """
-
-    failure: Failure
-    passing: bool
-    whole: bool = True
 
 
 @implementer(IRejectingPublisher)
@@ -118,6 +99,7 @@ class KinesisPublisher:
         self._client: KinesisClient
         self._check: StreamCheck
         self._streams: KnownTopics
+        self._putting: Putting
         budget = InFlightBudget(_IN_FLIGHT_EVENTS, _IN_FLIGHT_BYTES)
         self._accounts = Accounts(context, self.name, budget, _FULL)
         self._hand_over = HandOver(self.name, self._supervisor, self._keyed)
@@ -126,7 +108,7 @@ class KinesisPublisher:
         self._outbox = Outbox(
             records=_REQUEST_RECORDS,
             size=_REQUEST_BYTES,
-            alone=_RECORD_BYTES,
+            alone=RECORD_BYTES,
             delay=_DELAY,
             in_flight=1 if self._keyed else _REQUESTS_OF_A_STREAM,
             senders=_SENDERS,
@@ -158,6 +140,9 @@ class KinesisPublisher:
         announce = self._reachability.announce
         self._check = StreamCheck(self._client, self._settings, announce, self._cut_off)
         self._streams = KnownTopics(self._check.check, self._checkers.submit, self._supervisor)
+        self._putting = Putting(
+            self._client, self._check, self._streams, self._reachability, self._supervisor
+        )
         self.destination = f"Kinesis at {self._client.endpoint}, streams {self._pattern}"
         self._reachability.destination = self.destination
         if self._context.settings.event.metadata_enabled:
@@ -296,7 +281,7 @@ class KinesisPublisher:
         again = []
         attempts = 0
         hold = self._keyed
-        for record, trouble in zip(records, self._put(stream, records), strict=True):
+        for record, trouble in zip(records, self._putting.put(stream, records), strict=True):
             if trouble is None:
                 settled.append((record, None))
             elif trouble.passing:
@@ -315,45 +300,6 @@ class KinesisPublisher:
             left = min(record.deadline for record in again) - time.monotonic()
             pause = max(min(pause, left), 0)
         return settled, again, pause, hold
-
-    def _put(self, stream: str, records: list[Record]) -> list[_Trouble | None]:
-        """Write records; by halves, where Kinesis finds fault with one of them."""
-        half = len(records) // 2
-        try:
-            refused = self._client.put(
-                stream, [(record.payload, record.key or _random_key()) for record in records]
-            )
-        except RefusedError as error:
-            self._reachability.announce(not error.from_between, str(error))
-            if half and error.invalid:
-                return self._put(stream, records[:half]) + self._put(stream, records[half:])
-            return [self._refused(stream, records[0], error)] * len(records)
-        except NoAnswerError as error:
-            self._reachability.announce(False, str(error))
-            return [_Trouble(UNREACHABLE, True)] * len(records)
-        except Exception as error:
-            self._supervisor.failed("kinesis sender", error)
-            return [_Trouble(Failure(f"not sent: {error}"), False)] * len(records)
-        self._reachability.announce(True)
-        if not any(refused):
-            return [None] * len(records)
-        return [None if one is None else _refused_record(stream, one) for one in refused]
-
-    def _refused(self, stream: str, record: Record, error: RefusedError) -> _Trouble:
-        """What to make of a request that was refused whole; `record` is its first."""
-        _log.warning("stream %s: a request was refused: %s", stream, error)
-        if error.not_found:
-            self._streams.forget(stream)
-            failure: Failure | None = does_not_exist(stream)
-            if self._settings.stream_autocreate:
-                failure, _ = self._check.check(stream, record.deadline)
-            return _Trouble(failure or does_not_exist(stream), failure is None)
-        if error.throttled:
-            return _Trouble(_over_throughput(stream, error.code), True)
-        if error.invalid and record.size > _RECORD_BYTES:
-            reason = f"event too large for stream {stream} ({record.size} bytes with its key)"
-            return _Trouble(Failure(reason, _LARGE, lasting=True), False)
-        return _Trouble(Failure(f"Kinesis refused: {error.code}"), error.passing)
 
     def _probe(self) -> None:
         """Ask for any stream while Kinesis is not known to answer: any answer will do."""
@@ -375,18 +321,3 @@ def _settle(outcomes: Iterable[tuple[Record, Failure | None]]) -> None:
     counted = Counter[Any]((record.owner, failure) for record, failure in outcomes)
     for ((delivery, event_type), failure), events in counted.items():
         delivery.settle(event_type, events, failure)
-
-
-def _refused_record(stream: str, refused: RefusedRecord) -> _Trouble:
-    if refused.throttled:
-        return _Trouble(_over_throughput(stream, refused.code), True, whole=False)
-    return _Trouble(Failure(f"Kinesis refused: {refused.code}"), True, whole=False)
-
-
-def _over_throughput(stream: str, code: str) -> Failure:
-    return Failure(f"stream {stream} takes no more for now ({code})", _THROUGHPUT)
-
-
-def _random_key() -> str:
-    """Spreads records over the shards; a refused one perhaps to another than before."""
-    return f"{random.getrandbits(64):x}"

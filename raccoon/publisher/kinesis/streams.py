@@ -35,6 +35,9 @@ class _CutOffError(Exception):
 class StreamCheck:
     """Asks, blocking, and waits for what is in the making.
 
+    Attributes:
+        makes_streams: whether a missing stream is made.
+
     Args:
         client: to ask.
         settings: whether and how missing streams are made, and how often one is looked at.
@@ -53,6 +56,7 @@ class StreamCheck:
         self._settings = settings
         self._announce = announce
         self._cut_off = cut_off
+        self.makes_streams = settings.stream_autocreate
         self._interval = max(settings.stream_probe_interval_ms / 1000, _SHORTEST_INTERVAL)
 
     def check(self, stream: str, deadline: float) -> tuple[Failure | None, bool]:
@@ -79,7 +83,7 @@ class StreamCheck:
                 self._pause(deadline)
             elif status:
                 return None
-            elif not self._settings.stream_autocreate:
+            elif not self.makes_streams:
                 return does_not_exist(stream)
             elif problem := self._make(stream, deadline):
                 return problem

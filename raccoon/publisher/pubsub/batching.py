@@ -31,8 +31,8 @@ class Batch:
         self.due = due
         self.deadline = deadline
 
-    def take(self, other: Batch) -> None:
-        """Put the events of another batch behind these."""
+    def absorb(self, other: Batch) -> None:
+        """Append the events of another batch."""
         self.owners += other.owners
         self.payloads += other.payloads
         self.size += other.size - other.base
@@ -136,10 +136,9 @@ class Batcher:
 
 
 class KeyQueue:
-    """Lets batches of the same name and key go one after the other.
+    """Sends batches of the same name and key one after the other.
 
-    What waits for its turn is gathered into batches as large as may be: a busy key would fall
-    behind otherwise.
+    Batches that wait are merged up to the limits: a busy key would fall behind otherwise.
 
     Args:
         count: events in a batch at most.
@@ -153,7 +152,7 @@ class KeyQueue:
         self._lock = threading.Lock()
 
     def enter(self, batch: Batch) -> bool:
-        """Whether a batch may go at once; if not, `leave` returns it, or one that took it in."""
+        """Whether a batch may go at once; if not, `leave` returns it, or one that absorbed it."""
         if not batch.key:
             return True
         place = (batch.name, batch.key)
@@ -168,7 +167,7 @@ class KeyQueue:
                 and len(last.payloads) + len(batch.payloads) <= self._count
                 and last.size + batch.size - batch.base <= self._size
             ):
-                last.take(batch)
+                last.absorb(batch)
             else:
                 waiting.append(batch)
         return False

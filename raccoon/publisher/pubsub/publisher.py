@@ -26,12 +26,11 @@ from raccoon.publisher.base.topics import KnownTopics
 from raccoon.publisher.pubsub.batching import Batch, Batcher, KeyQueue
 from raccoon.publisher.pubsub.client import (
     REQUEST_BYTES,
-    ClosedError,
     Message,
-    NoAnswerError,
     PubSubClient,
     RefusedError,
 )
+from raccoon.publisher.pubsub.topics import TopicCheck, failure_of
 from raccoon.request import CollectRequest
 
 _log = logging.getLogger(__name__)
@@ -54,15 +53,9 @@ _TICK = 10.0
 _PROBE_EVERY = 2.0
 _LAST_CALLS = 1.0
 
-_UNKNOWN_TOPIC = "pubsub_unknown_topic_failure_total"
-_NOT_ALLOWED = "pubsub_permission_failure_total"
-_UNREACHABLE = "pubsub_unreachable_failure_total"
-_THROUGHPUT = "pubsub_topic_throughput_exceeded_total"
-_TOPICS_LIMIT = "pubsub_topics_limit_exceeded_total"
 
 _FULL = Failure("Pub/Sub takes events too slowly, retry")
 _EMPTY = Failure("Pub/Sub takes no empty event", lasting=True)
-_NO_ANSWER = Failure("Pub/Sub is unreachable", _UNREACHABLE)
 
 
 @implementer(IOrderedPublisher, IRejectingPublisher)
@@ -99,7 +92,8 @@ class PubSubPublisher:
         self._keys = KeyQueue(count, size)
         self._senders = DaemonThreads(supervisor, _SENDERS, "pubsub-sender")
         self._checkers = DaemonThreads(supervisor, _CHECKERS, "pubsub-checker")
-        self._topics = KnownTopics(self._check, self._checkers.submit, supervisor)
+        self._check = TopicCheck(self._client, settings)
+        self._topics = KnownTopics(self._check.check, self._checkers.submit, supervisor)
         failed = self._accounts.break_down
         self._keeper = LoopThread(supervisor, "pubsub-keeper", self._keep, failed)
         self._prober = LoopThread(supervisor, "pubsub-prober", self._probe)
@@ -263,50 +257,17 @@ class PubSubPublisher:
                     parts.append((owners[half:], events[half:]))
                     parts.append((owners[:half], events[:half]))
                     continue
-                failure = _failure(batch.name, error)
+                failure = failure_of(batch.name, error)
                 if code is StatusCode.NOT_FOUND:
                     self._topics.forget(batch.name)
                     if may_make:
                         may_make = False
-                        failure, _ = self._make(batch.name, batch.deadline)
+                        failure, _ = self._check.make(batch.name, batch.deadline)
                         if failure is None:
                             parts.append((owners, events))
                             continue
             for (delivery, event_type), count in Counter[Any](owners).items():
                 delivery.settle(event_type, count, failure)
-
-    def _check(self, path: str, deadline: float) -> tuple[Failure | None, bool]:
-        """Whether a topic is there; makes it where that is asked for."""
-        try:
-            self._client.check_topic(path, deadline)
-        except RefusedError as error:
-            if error.code in (StatusCode.PERMISSION_DENIED, StatusCode.RESOURCE_EXHAUSTED):
-                # An account may be allowed to publish and not to ask: publishing will tell.
-                return None, True
-            if error.code is StatusCode.NOT_FOUND and self._settings.topic_autocreate:
-                return self._make(path, deadline)
-            if error.code is StatusCode.INVALID_ARGUMENT:  # of its only argument, the name
-                return _does_not_exist(path, error), True
-            return _failure(path, error), True
-        except (NoAnswerError, ClosedError) as error:
-            return _failure(path, error), False
-        return None, True
-
-    def _make(self, path: str, deadline: float) -> tuple[Failure | None, bool]:
-        """Make a topic that was not there."""
-        try:
-            self._client.create_topic(path, deadline)
-        except RefusedError as error:
-            if error.code is StatusCode.ALREADY_EXISTS:
-                return None, True
-            if error.code is StatusCode.RESOURCE_EXHAUSTED:
-                reason = f"topic {_name(path)} cannot be made, quota exceeded: {error}"
-                return Failure(reason, _TOPICS_LIMIT), True
-            return _failure(path, error), True
-        except (NoAnswerError, ClosedError) as error:
-            return _failure(path, error), False
-        _log.info("topic %s was made", _name(path))
-        return None, True
 
     def _keep(self) -> None:
         """Send what is due."""
@@ -320,31 +281,3 @@ class PubSubPublisher:
                 self._client.probe(f"projects/{self._settings.project_id}/topics/{topic}")
         finally:
             self._prober.wait(_PROBE_EVERY)
-
-
-def _failure(path: str, error: Exception) -> Failure:
-    """What becomes of events for this topic."""
-    if isinstance(error, ClosedError):
-        return CLOSED
-    if isinstance(error, NoAnswerError):
-        return _NO_ANSWER
-    code = error.code if isinstance(error, RefusedError) else None
-    if code is StatusCode.NOT_FOUND:
-        return _does_not_exist(path, error)
-    if code is StatusCode.RESOURCE_EXHAUSTED:
-        return Failure(f"topic {_name(path)}: quota exceeded: {error}", _THROUGHPUT)
-    if code in (StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED):
-        return Failure(f"topic {_name(path)}: not allowed: {error}", _NOT_ALLOWED)
-    return Failure(
-        f"topic {_name(path)}: {error or type(error).__name__}",
-        lasting=code is StatusCode.INVALID_ARGUMENT,
-    )
-
-
-def _does_not_exist(path: str, error: Exception) -> Failure:
-    reason = f"topic {_name(path)} does not exist: {error}"
-    return Failure(reason, _UNKNOWN_TOPIC, lasting=True, missing=True)
-
-
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
