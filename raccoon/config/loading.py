@@ -80,10 +80,7 @@ def load(
         for variable, value in layer.items():
             if value is not None:
                 reading.take(source, variable, value)
-    settings = reading.settings()
-    if problems := inconsistencies(settings):
-        raise ConfigError(problems)
-    return settings
+    return reading.settings()
 
 
 class _Reading:
@@ -97,6 +94,7 @@ class _Reading:
         self._chosen = chosen
         self._own: type[Any] | None = None
         self._problems: list[str] = []
+        self._wrong: set[str] = set()
         self._values: dict[str, Any] = {}
         self._sources: dict[str, str] = {}
         self._kafka_client: dict[str, str] = {}
@@ -104,6 +102,7 @@ class _Reading:
             self._own = section_of(chosen)
         except StartError as error:
             self._problems.append(str(error))
+            self._wrong.add(_TYPE)
         self._own_options = () if self._own is None else tuple(options_of(self._own))
         self._known = _BY_VARIABLE | {option.variable: option for option in self._own_options}
 
@@ -119,6 +118,7 @@ class _Reading:
             try:
                 self._values[variable] = option.parse(value)
             except ValueError as error:
+                self._wrong.add(variable)
                 self._problems.append(
                     f"{variable}: {option.shown(value)!r} from the {source}; expected {error}"
                 )
@@ -140,20 +140,29 @@ class _Reading:
             for option in self._own_options
             if option.default is REQUIRED and option.variable not in self._sources
         ]
-        if self._problems:
-            raise ConfigError(self._problems)
         settings = _build(Settings, self._values)
         kafka = attrs.evolve(settings.publisher.kafka, client=self._kafka_client)
-        publisher = attrs.evolve(settings.publisher, kafka=kafka, own=self._build_own())
-        return attrs.evolve(settings, publisher=publisher, sources=self._sources)
-
-    def _build_own(self) -> Any:
+        settings = attrs.evolve(
+            settings,
+            publisher=attrs.evolve(settings.publisher, kafka=kafka),
+            sources=self._sources,
+        )
+        self._problems += [
+            problem
+            for variables, problem in inconsistencies(settings)
+            if not variables & self._wrong
+        ]
+        if self._problems:
+            raise ConfigError(self._problems)
+        if self._own is None:
+            return settings
         try:
-            return self._own and _build(self._own, self._values)
+            own = _build(self._own, self._values)
         except ValueError as error:
             raise ConfigError(
                 [f"PUBLISHER_TYPE: {self._chosen!r} refuses its options: {error}"]
             ) from None
+        return attrs.evolve(settings, publisher=attrs.evolve(settings.publisher, own=own))
 
 
 def _kafka_value(value: Any) -> str:

@@ -7,13 +7,19 @@ from typing import Any
 
 import attrs
 
-from raccoon.config.options import PORT, boolean, integer, option, text
+from raccoon.config.options import PORT, boolean, integer, option
 
 
 def _udp_address(value: Any) -> str:
     found = re.fullmatch(r"(?:[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", str(value))
     if found is None or not 0 < int(found[1]) <= 65535:
         raise ValueError("host:port")
+    return str(value)
+
+
+def _path(value: Any) -> str:
+    if not str(value).startswith("/"):
+        raise ValueError("a path that begins with /")
     return str(value)
 
 
@@ -48,7 +54,7 @@ class MetricSettings:
     prometheus_enabled: bool = option(
         "METRIC_PROMETHEUS_ENABLED", False, "serve metrics to Prometheus", boolean
     )
-    prometheus_path: str = option("METRIC_PROMETHEUS_PATH", "/metrics", "path of the scrape", text)
+    prometheus_path: str = option("METRIC_PROMETHEUS_PATH", "/metrics", "path of the scrape", _path)
     prometheus_port: int = option("METRIC_PROMETHEUS_PORT", 9090, "port of the scrape", PORT)
     label_values: int = option(
         "METRIC_LABEL_VALUES",

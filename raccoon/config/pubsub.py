@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import attrs
 
 from raccoon.config.options import COUNT, MILLISECONDS, boolean, integer, option, text
+
+# What Pub/Sub takes: 10 minutes to 31 days.
+_some_retention = integer(600_000, 2_678_400_000)
+
+
+def _retention(value: Any) -> int:
+    try:
+        return 0 if str(value) == "0" else cast(int, _some_retention(value))
+    except ValueError as error:
+        raise ValueError(f"0, or {error}") from None
 
 
 @attrs.frozen(kw_only=True)
@@ -36,7 +48,7 @@ class PubSubSettings:
         "PUBLISHER_PUBSUB_TOPIC_RETENTION_MS",
         0,
         "message retention of created topics; 0: none",
-        integer(0, 1 << 40),
+        _retention,
     )
     publish_delay_threshold_ms: int = option(
         "PUBLISHER_PUBSUB_PUBLISH_DELAY_THRESHOLD_MS",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import attrs
 
@@ -19,8 +20,8 @@ from raccoon.config.server import ServerSettings
 from raccoon.config.websocket import WebSocketSettings
 from raccoon.config.worker import WorkerSettings
 
-# What Pub/Sub takes: 10 minutes to 31 days.
-_PUBSUB_RETENTION = (600_000, 2_678_400_000)
+# librdkafka's names for the brokers' addresses.
+_BROKERS = frozenset({"bootstrap.servers", "metadata.broker.list"})
 
 
 @attrs.frozen(kw_only=True)
@@ -58,39 +59,42 @@ class Settings:
 OPTIONS: tuple[Option, ...] = tuple(options_of(Settings))
 
 
-def inconsistencies(settings: Settings) -> list[str]:
-    problems = []
-    if settings.publisher_type == "pubsub" and not settings.publisher.pubsub.project_id:
-        problems.append(
-            "PUBLISHER_PUBSUB_PROJECT_ID: missing; expected the project of the topics,"
-            " as PUBLISHER_TYPE is pubsub"
+class Inconsistency(NamedTuple):
+    """A problem of several options together.
+
+    Attributes:
+        variables: the options that it follows from.
+        problem: a line for people.
+    """
+
+    variables: frozenset[str]
+    problem: str
+
+
+def inconsistencies(settings: Settings) -> Iterator[Inconsistency]:
+    """Where options do not fit together."""
+    publisher = settings.publisher
+    if settings.publisher_type == "pubsub" and not publisher.pubsub.project_id:
+        yield Inconsistency(
+            frozenset({"PUBLISHER_PUBSUB_PROJECT_ID", "PUBLISHER_TYPE"}),
+            "PUBLISHER_PUBSUB_PROJECT_ID: missing; expected the project that owns the topics,"
+            " as PUBLISHER_TYPE is pubsub",
         )
-    retention = settings.publisher.pubsub.topic_retention_ms
-    if retention and not _PUBSUB_RETENTION[0] <= retention <= _PUBSUB_RETENTION[1]:
-        problems.append(
-            f"PUBLISHER_PUBSUB_TOPIC_RETENTION_MS: {retention}; expected 0, or a whole number from"
-            f" {_PUBSUB_RETENTION[0]} to {_PUBSUB_RETENTION[1]}"
-        )
-    if (
-        settings.publisher_type == "kafka"
-        and "bootstrap.servers" not in settings.publisher.kafka.client
-        and "metadata.broker.list" not in settings.publisher.kafka.client
-    ):
-        problems.append(
+    if settings.publisher_type == "kafka" and not (_BROKERS & publisher.kafka.client.keys()):
+        yield Inconsistency(
+            frozenset({"PUBLISHER_TYPE"}),
             "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS: missing; expected host:port of a broker,"
-            " as PUBLISHER_TYPE is kafka"
+            " as PUBLISHER_TYPE is kafka",
         )
     largest = largest_request(settings.limits)
     if settings.worker.buffer_max_bytes < largest:
-        problems.append(
+        yield Inconsistency(
+            frozenset({"WORKER_BUFFER_MAX_BYTES", "LIMIT_REQUEST_BYTES", "LIMIT_EVENTS"}),
             f"WORKER_BUFFER_MAX_BYTES: {settings.worker.buffer_max_bytes}; expected at least"
-            f" {largest}, for one request of LIMIT_REQUEST_BYTES with LIMIT_EVENTS events"
+            f" {largest}, for one request of LIMIT_REQUEST_BYTES with LIMIT_EVENTS events",
         )
     if settings.event.ack == 2 and not settings.journal_enabled:
-        problems.append("JOURNAL_ENABLED: false; expected true or auto, as EVENT_ACK is 2")
-    if not settings.metric.prometheus_path.startswith("/"):
-        problems.append(
-            f"METRIC_PROMETHEUS_PATH: {settings.metric.prometheus_path!r};"
-            " expected a path that begins with /"
+        yield Inconsistency(
+            frozenset({"JOURNAL_ENABLED", "EVENT_ACK"}),
+            "JOURNAL_ENABLED: false; expected true or auto, as EVENT_ACK is 2",
         )
-    return problems

@@ -264,6 +264,30 @@ class ProblemTests(SynchronousTestCase):
             sorted(problem.split(":")[0] for problem in problems),
         )
 
+    def test_together_with_what_does_not_fit(self) -> None:
+        """Options that do not fit together are reported beside values that are wrong."""
+        problems = self.problems(
+            {"PUBLISHER_TYPE": "kafka", "EVENT_ACK": "2", "JOURNAL_ENABLED": "false"},
+            {"WORKER_POOL_SIZE": "0", "METRIC_PROMETHEUS_PATH": "metrics"},
+        )
+        self.assertEqual(
+            [
+                "JOURNAL_ENABLED",
+                "METRIC_PROMETHEUS_PATH",
+                "PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS",
+                "WORKER_POOL_SIZE",
+            ],
+            sorted(problem.split(":")[0] for problem in problems),
+        )
+
+    def test_no_conclusions_from_wrong_values(self) -> None:
+        """An option whose value is wrong is not compared with others."""
+        for environment in (
+            {"EVENT_ACK": "2", "JOURNAL_ENABLED": "flase"},
+            {"LIMIT_REQUEST_BYTES": "many", "WORKER_BUFFER_MAX_BYTES": "4194304"},
+        ):
+            self.assertEqual(1, len(self.problems(environment)))
+
     def test_one_line_each(self) -> None:
         """A value with a line break does not break a problem's line."""
         (problem,) = self.problems({"SERVER_WEBSOCKET_PORT": "1\n2"})
@@ -293,7 +317,8 @@ class ProblemTests(SynchronousTestCase):
         for value in ("1", "599999", "2678400001"):
             (problem,) = self.problems({name: value})
             self.assertEqual(
-                f"{name}: {value}; expected 0, or a whole number from 600000 to 2678400000",
+                f"{name}: {value!r} from the environment;"
+                " expected 0, or a whole number from 600000 to 2678400000",
                 problem,
             )
         for value in ("0", "600000", "2678400000"):
