@@ -44,7 +44,12 @@ class Accounts:
     def open(self, requests: Sequence[CollectRequest], deadline: float) -> list[CountedDelivery]:
         """A delivery for each request of a group, none charged yet."""
         group = Group(len(requests), self._context.supervisor)
-        return [CountedDelivery(group, request, self._account, deadline) for request in requests]
+        deliveries = [
+            CountedDelivery(group, request, self._account, deadline) for request in requests
+        ]
+        with self._lock:
+            self._in_flight.update(deliveries)
+        return deliveries
 
     def admit(self, delivery: CountedDelivery) -> bool:
         """Charge a request, waiting until its deadline; where that fails, it fails."""
@@ -52,8 +57,6 @@ class Accounts:
         if not request.types:
             delivery.finish()
             return False
-        with self._lock:
-            self._in_flight.add(delivery)
         delivery.charged = self._budget.acquire(len(request.types), request.size, delivery.deadline)
         if not delivery.charged:
             delivery.give_up(self._refusal or self._full)
@@ -87,10 +90,11 @@ class Accounts:
     def _account(self, delivery: CountedDelivery) -> PublishError | None:
         """Count a finished delivery and give its outcome."""
         request = delivery.request
-        abandoned = sum(events for _, events, why in delivery.failures if why.abandoned)
         with self._lock:
             self._in_flight.discard(delivery)
-            self.abandoned += abandoned
+            for _, events, failure in delivery.failures:
+                if failure.abandoned:
+                    self.abandoned += events
         if delivery.charged:
             self._budget.release(len(request.types), request.size)
         self._context.supervisor.call(f"{self._name} accounting", self._count, delivery)

@@ -63,7 +63,7 @@ class Statistics:
         try:
             self._live[producer] = self._read(report)
         except (ValueError, KeyError, TypeError):
-            # Raising would end the thread that polls.
+            # Nothing is delivered worse for it: no reason to be not ready.
             _log.exception("librdkafka's statistics cannot be read")
             return
         total = _Totals()

@@ -11,9 +11,9 @@ from confluent_kafka import KafkaError, KafkaException
 NOW = 1_795_492_430.0
 _WRITE_BUFFER = 65536  # of a Twisted transport; past it its producer is paused
 _TOPIC_BYTES = 512
-_POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
+_POLL = 0.003  # seconds; a poll may return early, and closing need not wait long for it
 
-_POLL = 0.01  # seconds; a poll may return early, and closing need not wait long for it
+_POLL = 0.003  # seconds; a poll may return early, and closing need not wait long for it
 
 
 class FakeMessage:
