@@ -29,6 +29,7 @@ from raccoon.supervision import Supervisor
 
 _WIDTH = 80
 _MEANING = " " * 8
+_NO_BREAK = "\xa0"
 _CHECK = ("check-config", None, "Print the effective configuration with its sources, and exit")
 _GENERAL = (
     ("config", "c", None, "YAML file [default: config.yaml, if the working directory has one]"),
@@ -81,9 +82,7 @@ class Options(usage.Options):
         for section, members in groupby(options, key=lambda option: option.section):
             lines += ["", config.title(section)]
             for option in members:
-                default = option.default_shown
-                suffix = f"[{default}]" if default == "required" else f"[default: {default}]"
-                lines += _help(f"{option.flag}=", f"{option.meaning} {suffix}")
+                lines += _help(f"{option.flag}=", *_described(option))
         return "\n".join(lines) + "\n"
 
     def opt_version(self) -> None:
@@ -146,16 +145,24 @@ class Options(usage.Options):
             twistd_log.use_for(self.parent, self.settings.log.level)
 
 
-def _help(flag: str, meaning: str) -> list[str]:
+def _described(option: config.Option) -> tuple[str, str]:
+    default = option.default_shown
+    suffix = "[required]" if default == "required" else f"[default: {default}]"
+    choices = option.expected if option.expected.startswith("one of") else ""
+    return f"{option.meaning}; {choices}" if choices else option.meaning, suffix
+
+
+def _help(flag: str, meaning: str, suffix: str = "") -> list[str]:
+    # The suffix is not broken: no-break spaces hold it together.
     wrapped = textwrap.wrap(
-        meaning,
+        f"{meaning} {suffix.replace(' ', _NO_BREAK)}".rstrip(),
         _WIDTH,
         initial_indent=_MEANING,
         subsequent_indent=_MEANING,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return [f"  --{flag}", *wrapped]
+    return [f"  --{flag}", *(line.replace(_NO_BREAK, " ") for line in wrapped)]
 
 
 def _check_publisher(settings: config.Settings) -> None:

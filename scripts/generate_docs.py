@@ -63,21 +63,27 @@ Two flags have no variable: `--http` takes a Twisted endpoint string in place of
 
 _KAFKA_CLIENT = """\
 
-Any option of librdkafka is `PUBLISHER_KAFKA_CLIENT_` and its name in capitals with an underscore
-for each dot: `PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS` is `bootstrap.servers`,
-`PUBLISHER_KAFKA_CLIENT_COMPRESSION_TYPE` is `compression.type`. An option that librdkafka does not
-know stops the start with its own message. Unless set otherwise, `enable.idempotence` is on where no
-other option excludes it, and `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait, and 20 at
-`EVENT_ACK=2`, where they do not. `transactional.id` cannot be used; `delivery.report.only.error` is
-always true.
+Any option of librdkafka can be set. Its variable is `PUBLISHER_KAFKA_CLIENT_` and the option's name
+in capitals, with an underscore for each dot: `bootstrap.servers` is
+`PUBLISHER_KAFKA_CLIENT_BOOTSTRAP_SERVERS`, `compression.type` is
+`PUBLISHER_KAFKA_CLIENT_COMPRESSION_TYPE`. An option that librdkafka does not know stops the start
+with librdkafka's message. Three options differ from librdkafka's defaults:
 
-`linger.ms` is how long events wait for others at most, and `batch.size` how many bytes need not
-wait longer. Up to 4.5 ms of the linger, at `EVENT_ACK=2` up to 19.5 ms, requests wait in the queue
-instead of in librdkafka, and are then published together; a request that comes after a quiet moment
-does not wait there. A quarter of `WORKER_BUFFER_CHANNEL_SIZE`, at `EVENT_ACK=2` of
-`WORKER_GROUP_MAX_REQUESTS`, ends the wait in the queue, and so do 64 KiB at `EVENT_ACK=1` where
-`batch.size` is not set. A longer linger, with a `batch.size` to match, sends fewer and larger
-batches, which compress better and cost less, and answers later at `EVENT_ACK=1`.
+- `enable.idempotence` is on, unless another option excludes it.
+- `linger.ms` is 2 at `EVENT_ACK=1`, where clients wait for the delivery, and 20 at `EVENT_ACK=2`,
+  where they do not.
+- `delivery.report.only.error` is always true.
+
+`transactional.id` cannot be set.
+
+`linger.ms` is the longest time that an event waits for others; a batch of `batch.size` bytes is
+sent without waiting. Requests spend most of the linger in Raccoon's queue instead of in
+librdkafka, up to 4.5 ms (19.5 ms at `EVENT_ACK=2`), and are then published as a group. The wait
+ends early when the queue holds a quarter of `WORKER_BUFFER_CHANNEL_SIZE` (at `EVENT_ACK=2`, of
+`WORKER_GROUP_MAX_REQUESTS`), or 64 KiB at `EVENT_ACK=1` if `batch.size` is not set. The first
+request after a quiet moment does not wait in the queue. A longer linger with a larger `batch.size`
+sends fewer and larger batches, which compress better and cost less; at `EVENT_ACK=1` the answers
+take longer.
 """
 
 _METRICS = """\

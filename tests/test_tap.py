@@ -132,6 +132,7 @@ class FlagTests(TapTestCase):
         """The help is at most 80 columns wide, and shows the options by section."""
         lines = tap.Options().getUsage().splitlines()
         self.assertEqual([], [line for line in lines if len(line) > 80])
+        self.assertEqual([], [line for line in lines if line.count("[") != line.count("]")])
         headings = [line for line in lines if line and not line.startswith(" ")]
         for section in (WebSocketSettings, KafkaSettings):
             self.assertIn(title(section), headings)
@@ -141,6 +142,7 @@ class FlagTests(TapTestCase):
         text = " ".join(tap.Options().getUsage().split())
         self.assertIn("websocket.port= HTTP port (REST and WebSocket) [default: 8080]", text)
         self.assertIn("[default: clickstream-%s-log]", text)
+        self.assertIn("one of debug, info, warn, error, fatal, panic [default: info]", text)
 
 
 class PrecedenceTests(TapTestCase):

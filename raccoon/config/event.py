@@ -39,8 +39,7 @@ class EventSettings:
     partition_key: str = option(
         "EVENT_PARTITION_KEY",
         "none",
-        "events with the same key keep their order: none, connection (group and id), type, or"
-        " request (req_guid)",
+        "key that keeps events in order: connection (group and id), type, or request (req_guid)",
         choice("none", "connection", "type", "request"),
     )
     metadata_enabled: bool = option(

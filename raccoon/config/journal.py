@@ -14,7 +14,7 @@ class JournalSettings:
     enabled: str = option(
         "JOURNAL_ENABLED",
         "auto",
-        "whether there is a journal; auto: only at EVENT_ACK=2. At EVENT_ACK=0 and 1 it keeps the"
+        "whether to keep a journal (auto: only at EVENT_ACK=2); at EVENT_ACK=0 and 1 it keeps the"
         " requests that could not be delivered",
         choice("auto", "true", "false"),
     )
