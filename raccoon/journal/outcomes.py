@@ -76,12 +76,12 @@ class Outcomes:
         self._metrics.observe("journal_commit_ms", took * 1000)
         self._noted(delivered)
         self._resident.update(range(first, first + len(entries)))
-        waiting = waiting_events = 0
+        waiting = waiting_events = size = 0
         for position, entry in enumerate(entries, first):
             state = entry.state
             if state is not State.SETTLED:
                 accounts.inbox_bytes -= entry.size
-            accounts.written(entry.size)
+            size += entry.size
             entry.position = position
             request: CollectRequest | None = entry.request
             # The request has the entry: two that have each other would wait for the collector.
@@ -99,6 +99,7 @@ class Outcomes:
             self._acknowledgement.stored(request)
             if entry.stored is not None:
                 entry.stored()
+        accounts.written(size)
         if waiting:
             accounts.wait(waiting, waiting_events)
         if entries:

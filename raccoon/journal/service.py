@@ -10,7 +10,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from raccoon.config import EventSettings, JournalSettings
@@ -25,10 +24,10 @@ from raccoon.journal.deadlettering import DeadLettering
 from raccoon.journal.entry import Entry, State
 from raccoon.journal.files.body import MESSAGEPACK, NO_LIMITS, encode_body
 from raccoon.journal.files.record import Record
-from raccoon.journal.files.store import InUseError, JournalError, Recovered, Store
+from raccoon.journal.files.store import InUseError, JournalError, Store
 from raccoon.journal.outcomes import Outcomes
 from raccoon.journal.postponed import Postponed
-from raccoon.journal.replay import Replay, Return
+from raccoon.journal.returning import Returning
 from raccoon.journal.threads import Threads
 from raccoon.messages import Batch
 from raccoon.request import CollectRequest, Requests
@@ -38,11 +37,9 @@ _PUMP_SECONDS = 0.02
 _TIDY_SECONDS = 0.5
 _LETTERS_SECONDS = 2.0
 _ADOPT_SECONDS = 5.0
-_RECOVER_AGAIN_SECONDS = 5.0
 
 _MEMORY_MAX = 8 << 20
 _SEGMENTS_AT_LEAST = 8
-_RECOVERY = "journal recovery"
 _STORING = "journal storing"
 
 
@@ -91,7 +88,7 @@ class JournalService(Service):
             self._put,
             self._resident,
             self._postponed.release_all,
-            lambda: self._recovered,
+            lambda: self._returning.recovered,
             self._accounts.wait,
             metrics,
         )
@@ -125,29 +122,31 @@ class JournalService(Service):
             metrics,
             reactor.seconds,
         )
-        self._readmit: Callable[[Requests], None] = lambda requests: None
-        self._replay = Replay(
+        self._returning = Returning(
+            reactor,
             self._store,
             Checks(NO_LIMITS, event).check,
             publisher,
-            reactor.seconds,
-            self._in_keeper,
+            self._threads,
             self._resident,
-            self._replay_until,
-            self._came_back,
-            partial(supervisor.failed, "journal reading"),
+            self._accounts,
+            self._outcomes,
+            self._dead_lettering,
+            self._wait_again,
+            metrics,
+            supervisor,
         )
+        self._replay = self._returning.replay
         self._adopter = Adopter(
             left_parts,
             partial(Adoption, segment_bytes=segment_bytes, damaged=self._damage.found_elsewhere),
             self._in_keeper,
             self._put,
             self._threads.letters.add,
-            lambda: not self._accounts.broken and not self._pausing,
+            lambda: not self._accounts.broken and not self._returning.paused,
             metrics,
             reactor.seconds,
         )
-        self._recovered = self._pausing = False
         self._loops = [
             (supervisor.loop(f"journal {name}", call, reactor), seconds)
             for name, call, seconds in (
@@ -163,7 +162,7 @@ class JournalService(Service):
 
     def attach(self, readmit: Callable[[Requests], None], queued: Callable[[], int]) -> None:
         """Say where requests go that come back from disk, and how many wait there."""
-        self._readmit = readmit
+        self._returning.readmit = readmit
         self._replay.attach(queued)
 
     def startService(self) -> None:
@@ -186,14 +185,14 @@ class JournalService(Service):
             )
         self._accounts.measured(self._threads.measure())
         self._threads.start(self._outcomes, broken=not opened)
-        self._recover()
+        self._returning.recover()
         for loop, seconds in self._loops:
             loop.start(seconds, now=False)
         self._supervisor.call("journal adoption", self._adopt_now)
 
     def pause(self) -> None:
         """Bring nothing more back; what is on its way goes on."""
-        self._pausing = True
+        self._returning.paused = True
 
     @inlineCallbacks
     def close(self) -> Any:
@@ -352,53 +351,6 @@ class JournalService(Service):
         if not self._postponed.add(position):
             self._resident.discard(position)
         self._accounts.wait(1, events)
-
-    def _recover(self) -> None:
-        recovering = self._in_keeper(self._store.recover)
-        recovering.addCallback(self._has_recovered)
-        recovering.addErrback(self._recovery_failed)
-
-    def _recovery_failed(self, failure: Failure) -> None:
-        self._supervisor.failed(_RECOVERY, failure)
-        self._recover_again()
-
-    def _recover_again(self) -> None:
-        if self._threads.running:
-            self._reactor.callLater(_RECOVER_AGAIN_SECONDS, self._recover)
-
-    def _has_recovered(self, recovered: Recovered) -> None:
-        self._recovered = True
-        self._replay.rewind()
-        self._outcomes.last_position = max(self._outcomes.last_position, recovered.last)
-        self._metrics.count("journal_recovered_events_total", recovered.events)
-        self._accounts.wait(recovered.requests, recovered.events)
-        if recovered.requests:
-            self._logger.info(
-                "{requests} requests with {events} events wait in the journal of earlier runs",
-                requests=recovered.requests,
-                events=recovered.events,
-            )
-        if self._store.unread:
-            self._recover_again()
-        else:
-            self._writer.carry()
-
-    def _replay_until(self) -> int:
-        """The newest request that may come back, or -1; none does while many letters wait."""
-        accounts = self._accounts
-        if not self._recovered or not accounts.waiting_requests or self._pausing:
-            return -1
-        return -1 if accounts.many_letters_wait else self._outcomes.last_position
-
-    def _came_back(self, came: Return) -> None:
-        self._readmit(came.requests)
-        self._resident.update(came.positions)
-        unreadable = sum(record.events for _, record, _ in came.unreadable)
-        self._accounts.wait(-len(came.positions), -came.requests.events - unreadable)
-        for position, record, problem in came.unreadable:
-            failed = {"": record.events}
-            if not self._dead_lettering.dead_letter(record, failed, problem, position, None):
-                self._wait_again(position, record.events)
 
     def _in_keeper(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return self._threads.keeper.call(function, *args)

@@ -205,18 +205,18 @@ class FaultTests(JournalCase):
         self.publisher.reachable = False
         self.collect("a")
         self.commit()
-        readmit = self.journal._readmit
+        readmit = self.journal._returning.readmit
 
         def raises(_: object) -> None:
             raise ZeroDivisionError
 
-        self.journal._readmit = raises
+        self.journal._returning.readmit = raises
         self.publisher.reachable = True
         self.turn(0.05)
         self.assert_not_ready("journal reading")
         self.check(journaled=1)
         self.assertEqual(0, self.journal.returned_requests)
-        self.journal._readmit = readmit
+        self.journal._returning.readmit = readmit
         self.assertEqual(["a"], self.deliver_all())
         self.check(delivered=1)
 
