@@ -22,14 +22,14 @@ from raccoon.journal.adoption import Adopter, Adoption
 from raccoon.journal.damage import Damage
 from raccoon.journal.deadlettering import DeadLettering
 from raccoon.journal.entry import Entry, State
-from raccoon.journal.files.body import MESSAGEPACK, NO_LIMITS, encode_body
-from raccoon.journal.files.record import Record
-from raccoon.journal.files.store import InUseError, JournalError, Store
+from raccoon.journal.files.body import NO_LIMITS
+from raccoon.journal.files.segment import Segment
+from raccoon.journal.files.store import Found, InUseError, JournalError, Store
 from raccoon.journal.outcomes import Outcomes
 from raccoon.journal.postponed import Postponed
+from raccoon.journal.retention import Retention, record_of
 from raccoon.journal.returning import Returning
 from raccoon.journal.threads import Threads
-from raccoon.messages import Batch
 from raccoon.request import CollectRequest, Requests
 from raccoon.supervision import Supervisor
 
@@ -40,7 +40,6 @@ _ADOPT_SECONDS = 5.0
 
 _MEMORY_MAX = 8 << 20
 _SEGMENTS_AT_LEAST = 8
-_STORING = "journal storing"
 
 
 @implementer(IJournal)
@@ -72,7 +71,6 @@ class JournalService(Service):
         supervisor: Supervisor,
     ) -> None:
         self._reactor = reactor
-        self._ack_level = event.ack
         self.bridges_outages = event.ack != 1
         self._publisher = publisher
         self._metrics = metrics
@@ -81,6 +79,25 @@ class JournalService(Service):
         self._resident: set[int] = set()
         self._accounts = Accounts(settings.max_bytes, settings.dead_letters_max_bytes, metrics)
         self._postponed = Postponed(self._resident, reactor.seconds)
+        segment_bytes = min(settings.segment_bytes, settings.max_bytes // _SEGMENTS_AT_LEAST)
+        self._store = Store(directory, segment_bytes, self._damaged)
+        acknowledgement = Acknowledgement(event.ack)
+        self._threads = Threads(
+            reactor, self._store, directory, settings.commit_delay_ms / 1000, supervisor
+        )
+        self._writer = self._threads.writer
+        self._retention = Retention(
+            self._store,
+            self._writer,
+            self._accounts,
+            self._resident,
+            self._postponed,
+            self.add,
+            event.ack,
+            supervisor,
+        )
+        # Called for each request: without a method between.
+        self._put, self._done = self._retention.put, self._retention.done
         self._damage = Damage(
             reactor,
             self._in_keeper,
@@ -92,13 +109,6 @@ class JournalService(Service):
             self._accounts.wait,
             metrics,
         )
-        segment_bytes = min(settings.segment_bytes, settings.max_bytes // _SEGMENTS_AT_LEAST)
-        self._store = Store(directory, segment_bytes, self._damage.found)
-        acknowledgement = Acknowledgement(event.ack)
-        self._threads = Threads(
-            reactor, self._store, directory, settings.commit_delay_ms / 1000, supervisor
-        )
-        self._writer = self._threads.writer
         self._dead_lettering = DeadLettering(
             self._threads.letters,
             self._accounts,
@@ -108,7 +118,7 @@ class JournalService(Service):
             self._writer.put,
             self._put,
             self._writer.note,
-            self._wait_again,
+            self._retention.wait_again,
             metrics,
             reactor.seconds,
         )
@@ -132,11 +142,12 @@ class JournalService(Service):
             self._accounts,
             self._outcomes,
             self._dead_lettering,
-            self._wait_again,
+            self._retention.wait_again,
             metrics,
             supervisor,
         )
         self._replay = self._returning.replay
+        self._retention.attach(self._dead_lettering, self._replay)
         self._adopter = Adopter(
             left_parts,
             partial(Adoption, segment_bytes=segment_bytes, damaged=self._damage.found_elsewhere),
@@ -250,7 +261,7 @@ class JournalService(Service):
             in_memory: whether it is on its way to the destination at the same time.
         """
         state = State.PARALLEL if in_memory else State.WRITING
-        entry = Entry(_record(request), request, state)
+        entry = Entry(record_of(request), request, state)
         request.entry = entry
         self._put(entry)
 
@@ -263,94 +274,12 @@ class JournalService(Service):
         self._done([request.entry for request in requests])
 
     def retain(self, request: CollectRequest, error: PublishError) -> int | None:
-        """Take responsibility for a request whose delivery failed.
+        """Take responsibility for a request whose delivery failed; see Retention."""
+        return self._retention.retain(request, error)
 
-        Returns:
-            How many of its events count as delivered: none while the request waits, and all but
-            the failed ones where these are dead letters. None: the failure is final.
-        """
-        entry: Entry | None = request.entry
-        if entry is not None and entry.state is State.RETURNED:
-            if error.lasting:
-                self._replay.ended([request])
-            else:
-                self._replay.failed(request)
-        if error.lasting:
-            if entry is None and self._ack_level == 1:
-                return None  # the client is told
-            if self._dead_letter(request, error):
-                return len(request.types) - sum(error.lasting.values())
-            if request.acknowledged is not None:
-                if entry is not None:
-                    self._settle(entry)
-                return None
-        return 0 if self._wait(request, bool(error.lasting)) else None
-
-    def _dead_letter(self, request: CollectRequest, error: PublishError) -> bool:
-        entry: Entry | None = request.entry
-        record = self._supervisor.call(_STORING, _record, request)
-        if record is None:
-            return False
-        position = entry.position if entry is not None else -1
-        if not self._dead_lettering.dead_letter(
-            record, error.lasting, str(error), position, request
-        ):
-            return False
-        if entry is not None and position < 0:
-            self._settle(entry)
-        return True
-
-    def _wait(self, request: CollectRequest, postponed: bool) -> bool:
-        """Have a request wait in the journal; False if it is not there and cannot be."""
-        entry: Entry | None = request.entry
-        if entry is None:
-            return self.refusal(request.size) is None and self._add_again(request)
-        if entry.position < 0:
-            entry.state = State.WRITING
-            self._accounts.in_transit_events += entry.events
-        elif self._store.has(entry.position):
-            entry.state = State.WAITING
-            if not (postponed and self._postponed.add(entry.position)):
-                self._resident.discard(entry.position)
-            self._accounts.wait(1, entry.events)
-        elif self._add_again(request):  # its segment is damaged: once written again it is done with
-            self._done([entry])
-        else:
-            return False
-        return True
-
-    def _add_again(self, request: CollectRequest) -> bool:
-        request.entry = None
-        self._supervisor.call(_STORING, self.add, request, False)
-        return request.entry is not None
-
-    def _done(self, entries: Sequence[Entry]) -> None:
-        positions = []
-        for entry in entries:
-            if entry.position < 0:
-                self._settle(entry)
-            else:
-                positions.append(entry.position)
-        self._writer.note(positions)
-
-    def _settle(self, entry: Entry) -> None:
-        """It need not be written any more; the writer passes over it, or has just taken it."""
-        if entry.position < 0 and entry.state is not State.SETTLED:
-            entry.state = State.SETTLED
-            entry.request = None
-            self._accounts.inbox_bytes -= entry.size
-
-    def _put(self, entry: Entry) -> None:
-        self._accounts.inbox_bytes += entry.size
-        if entry.state is State.WRITING:
-            self._accounts.in_transit_events += entry.events
-        self._writer.put(entry)
-
-    def _wait_again(self, position: int, events: int) -> None:
-        """A request's dead letter could not be stored: it waits in the journal."""
-        if not self._postponed.add(position):
-            self._resident.discard(position)
-        self._accounts.wait(1, events)
+    def _damaged(self, segment: Segment, why: str, saved: list[Found]) -> None:
+        """In the keeper's thread."""
+        self._damage.found(segment, why, saved)
 
     def _in_keeper(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         return self._threads.keeper.call(function, *args)
@@ -371,16 +300,3 @@ class JournalService(Service):
     def _adopt_now(self) -> None:
         adopting: Deferred[Any] = self._adopter.adopt()
         adopting.addErrback(partial(self._supervisor.failed, "journal adoption"))
-
-
-def _record(request: CollectRequest) -> Record:
-    identifier = request.identifier
-    batch = Batch(request.guid, request.sent_time, request.types, request.payloads)
-    return Record(
-        identifier.id,
-        identifier.group,
-        request.received_at,
-        len(request.types),
-        MESSAGEPACK,
-        encode_body(batch),
-    )

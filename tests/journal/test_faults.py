@@ -8,7 +8,7 @@ from typing import Any
 from twisted.python.monkey import MonkeyPatcher
 
 from raccoon.errors import Overloaded, PublishError
-from raccoon.journal import service, threads
+from raccoon.journal import retention, threads
 from raccoon.journal.deadletters import DeadLetters
 from raccoon.journal.files.store import Store
 from raccoon.messages import Identifier
@@ -105,7 +105,7 @@ class BadRequestTests(JournalCase):
             raise ValueError("no body")
 
         before = self.collect("a")
-        patcher = MonkeyPatcher((service, "encode_body", encode))
+        patcher = MonkeyPatcher((retention, "encode_body", encode))
         patcher.patch()
         self.failureResultOf(self.collect("bad"), PublishError)
         patcher.restore()
@@ -123,7 +123,7 @@ class BadRequestTests(JournalCase):
             def encode(batch: Any) -> bytes:
                 raise ValueError("no body")
 
-            patcher = MonkeyPatcher((service, "encode_body", encode))
+            patcher = MonkeyPatcher((retention, "encode_body", encode))
             patcher.patch()
             self.finish(error)
             patcher.restore()
