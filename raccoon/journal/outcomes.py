@@ -77,18 +77,19 @@ class Outcomes:
         self._noted(delivered)
         self._resident.update(range(first, first + len(entries)))
         waiting = waiting_events = size = 0
+        settled, parallel, answer = State.SETTLED, State.PARALLEL, self._acknowledgement.stored
         for position, entry in enumerate(entries, first):
             state = entry.state
-            if state is not State.SETTLED:
+            if state is not settled:
                 accounts.inbox_bytes -= entry.size
             size += entry.size
             entry.position = position
             request: CollectRequest | None = entry.request
             # The request has the entry: two that have each other would wait for the collector.
             entry.record = entry.request = None
-            if state is State.SETTLED:
+            if state is settled:
                 self._note([position])
-            elif state is State.PARALLEL:
+            elif state is parallel:
                 entry.state = State.STORED
             else:
                 entry.state = State.WAITING
@@ -96,7 +97,7 @@ class Outcomes:
                 accounts.in_transit_events -= entry.events
                 waiting += 1
                 waiting_events += entry.events
-            self._acknowledgement.stored(request)
+            answer(request)
             if entry.stored is not None:
                 entry.stored()
         accounts.written(size)

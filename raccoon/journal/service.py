@@ -267,7 +267,8 @@ class JournalService(Service):
 
     def delivered(self, requests: Sequence[CollectRequest]) -> None:
         """Requests that were given to the journal were delivered."""
-        returned = [one for one in requests if one.entry.state is State.RETURNED]
+        came_back = State.RETURNED
+        returned = [one for one in requests if one.entry.state is came_back]
         if returned:
             self._replay.ended(returned)
             self._outcomes.replayed(sum([request.entry.events for request in returned]))
