@@ -94,7 +94,13 @@ class RaccoonService(MultiService):
         publisher = make_publisher(PublisherContext(settings, self.metrics, self.supervisor))
         self._journal = _make_journal(reactor, settings, publisher, self.metrics, self.supervisor)
         self.collector = Collector(
-            settings.worker, settings.event, self.metrics, reactor.seconds, self._journal, publisher
+            settings.worker,
+            settings.event,
+            self.metrics,
+            reactor,
+            self.supervisor,
+            self._journal,
+            publisher,
         )
         if self._journal is not None:
             self._journal.attach(self.collector.readmit, self.collector.waiting)

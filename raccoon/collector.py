@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall
 from zope.interface import implementer
 
 from raccoon.config import EventSettings, WorkerSettings
@@ -20,9 +22,12 @@ from raccoon.interfaces import (
 )
 from raccoon.queue import RequestQueue
 from raccoon.request import CollectRequest, Requests
+from raccoon.supervision import Supervisor
 
 # A client that was held back goes on when this part of the queue is free again.
 _ROOM = 0.5
+# So many of them in a turn of the reactor: what they send is to be seen before others go on.
+_WOKEN_AT_ONCE = 16
 # Stop gathering when the queue holds this share of its capacity (of a group, if the queue is
 # unbounded), a full group, or a batch's worth in several requests.
 _ENOUGH = 0.25
@@ -36,7 +41,8 @@ class Collector:
         worker: bounds of the queue, in requests and bytes.
         event: the acknowledgement level.
         metrics: counts what is refused.
-        seconds: the clock, in Unix seconds.
+        reactor: gives time.
+        supervisor: is told of faults.
         journal: keeps requests on disk, or None.
         publisher: may know of events that it cannot deliver; or None.
     """
@@ -46,7 +52,8 @@ class Collector:
         worker: WorkerSettings,
         event: EventSettings,
         metrics: IMetrics,
-        seconds: Callable[[], float],
+        reactor: Any,
+        supervisor: Supervisor,
         journal: IJournal | None = None,
         publisher: IPublisher | None = None,
     ) -> None:
@@ -58,12 +65,15 @@ class Collector:
         self._ack_level = event.ack
         self._max_bytes = worker.buffer_max_bytes
         self._metrics = metrics
-        self._seconds = seconds
+        self._reactor = reactor
+        self._seconds = reactor.seconds
+        self._supervisor = supervisor
         self._journal = journal
         self._rejecting: Any = None
         if journaled and IRejectingPublisher.providedBy(publisher):
             self._rejecting = publisher
-        self._room_waiters: list[Callable[[], None]] = []
+        self._room_waiters: OrderedDict[object, Callable[[], None]] = OrderedDict()
+        self._waking: IDelayedCall | None = None
         self._idle_waiters: list[Deferred[None]] = []
         self._closed = False
         self.unsettled_bytes = 0
@@ -103,7 +113,8 @@ class Collector:
         """Requests that were admitted were delivered; gives how many events they hold."""
         events = self._settled(requests)
         if self._journal is not None:
-            self._journal.delivered([request for request in requests if request.entry is not None])
+            kept = [request for request in requests if request.entry is not None]
+            self._supervisor.call("noting deliveries", self._journal.delivered, kept)
         for request in requests:
             acknowledged, request.acknowledged = request.acknowledged, None
             if acknowledged is not None:
@@ -119,7 +130,10 @@ class Collector:
             journal keeps are neither.
         """
         events = self._settled([request])
-        delivered = self._journal.retain(request, error) if self._journal is not None else None
+        delivered = None
+        if self._journal is not None:
+            retain = self._journal.retain
+            delivered = self._supervisor.call("keeping a failed request", retain, request, error)
         if delivered is not None:
             outcome = delivered, 0
             if self._ack_level == 1:
@@ -134,16 +148,30 @@ class Collector:
     def close(self) -> None:
         """Refuse every further request: nobody would publish it."""
         self._closed = True
+        self._room_waiters.clear()
+        if self._waking is not None:
+            self._waking.cancel()
+            self._waking = None
 
-    def when_room(self, resume: Callable[[], None]) -> None:
+    def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
         """Call `resume` once when half of the queue is free again, which may be now.
 
-        At level 2 it is now: a disk may be full for hours, and each request is told so.
+        At level 2 it is now: a disk may be full for hours, and each request is told so. Those that
+        wait are called in the order in which they came, a few in each turn of the reactor.
+
+        Returns:
+            Forgets `resume`, for a client that is gone; from any thread.
         """
-        if self._has_room():
+        if self._ack_level == 2 or (not self._room_waiters and self._has_room()):
             resume()
-        else:
-            self._room_waiters.append(resume)
+            return _nothing
+        waiter = object()
+        self._room_waiters[waiter] = resume
+
+        def forget() -> None:
+            self._room_waiters.pop(waiter, None)
+
+        return forget
 
     def when_idle(self) -> Deferred[None]:
         """Fires when nothing that was admitted is unsettled."""
@@ -183,14 +211,23 @@ class Collector:
         return events
 
     def _tell_waiters(self) -> None:
-        if self._room_waiters and self._has_room():
-            waiters, self._room_waiters = self._room_waiters, []
-            for resume in waiters:
-                resume()
+        if self._room_waiters and self._waking is None and self._has_room():
+            self._wake()
         if not self.unsettled_requests and self._idle_waiters:
             idle, self._idle_waiters = self._idle_waiters, []
             for waiter in idle:
                 waiter.callback(None)
+
+    def _wake(self) -> None:
+        """Have the first of those that wait go on, as long as there is room."""
+        self._waking = None
+        for _ in range(_WOKEN_AT_ONCE):
+            if not self._room_waiters or not self._has_room():
+                return
+            _, resume = self._room_waiters.popitem(last=False)
+            self._supervisor.call("going on after an overload", resume)
+        if self._room_waiters:
+            self._waking = self._reactor.callLater(0, self._wake)
 
     def _has_room(self) -> bool:
         return self._ack_level == 2 or self.fullness() <= _ROOM
@@ -263,8 +300,5 @@ def _rejections(publisher: Any, request: CollectRequest) -> list[str]:
     return [why for kind in request.by_type if (why := publisher.rejection(kind)) is not None]
 
 
-def failure_value(failure: Any) -> Overloaded | PublishError:
-    """The error of a failed `collect`, by its contract one of these two."""
-    error = failure.value
-    assert isinstance(error, (Overloaded, PublishError)), error
-    return error
+def _nothing() -> None:
+    """Nobody waits."""

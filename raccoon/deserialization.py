@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from binascii import a2b_base64
+from collections.abc import Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
@@ -26,6 +27,8 @@ _EVENTS_TAG, _LONG_EVENTS_TAG = 0x1A, 0x9A
 _EVENT_BYTES_MIN = 2  # an empty event: its tag, and a length of 0
 _SMALL = 65_536  # bytes that cost little to decode, whatever they hold
 _OTHER_FIELDS_MAX = 10_000
+_VALUES_OF_EVENT = 8  # in JSON: two keys, two strings, its object and an array, and some to spare
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _TYPE, _EVENT_BYTES = attrgetter("type"), attrgetter("event_bytes")
 _INT64 = 1 << 63
 _INT32 = 1 << 31
@@ -174,6 +177,8 @@ class JsonDeserializer:
 
     def deserialize(self, body: bytes | bytearray | str) -> Batch:
         """Decode JSON; see IDeserializer."""
+        if len(body) > _SMALL:
+            self._check_values(body if isinstance(body, (bytes, bytearray)) else body.encode())
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError as error:
@@ -206,6 +211,26 @@ class JsonDeserializer:
             payloads.append(_bytes(fields_of_event.get("event_bytes"), index))
         return self._checks.check(Batch(guid, _time(fields, self._fields), types, payloads))
 
+    def _check_values(self, body: bytes | bytearray) -> None:
+        """Refuse what costs more than its events can, before it is parsed.
+
+        An empty array takes two bytes to send, and 60 and a while when it is parsed. Numbers are
+        no part of this: an event's bytes may come as an array of them.
+        """
+        most = _VALUES_OF_EVENT * self._checks.max_events + _OTHER_FIELDS_MAX
+        containers = body.count(b"[") + body.count(b"{")
+        strings = body.count(b'"') // 2
+        if strings > most:
+            strings = (body.count(b'"') - body.count(b'\\"')) // 2
+        if containers > most >= strings:
+            without_strings = _STRING.sub(b"", body)
+            containers = without_strings.count(b"[") + without_strings.count(b"{")
+        if strings > most or containers > most:
+            raise LimitError(
+                f"{strings} strings and {containers} arrays and objects; at most {most} of both"
+                f" are allowed, for {self._checks.max_events} events (LIMIT_EVENTS)"
+            )
+
     def _fields(self, value: Any, where: str, known: frozenset[str], depth: int) -> dict[str, Any]:
         """The known fields of an object, itself nested `depth` deep, under their wire names."""
         if value is None:
@@ -234,9 +259,15 @@ class JsonDeserializer:
             level = [
                 item
                 for container in level
-                for item in (container.values() if isinstance(container, dict) else container)
+                for item in _items(container)
                 if isinstance(item, (dict, list))
             ]
+
+
+def _items(container: Any) -> Iterable[Any]:
+    """What an array or object holds, or nothing where none of it is one."""
+    items = container.values() if isinstance(container, dict) else container
+    return () if {dict, list}.isdisjoint(map(type, items)) else items
 
 
 _REQUEST_KEYS = frozenset({"req_guid", "sent_time", "events"})

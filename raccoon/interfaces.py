@@ -25,8 +25,12 @@ class ICollector(Interface):
     def collect(request: CollectRequest) -> Deferred[None]:
         """Take a CollectRequest; see raccoon.collector.Collector.collect."""
 
-    def when_room(resume: Callable[[], None]) -> None:
-        """Call `resume` once when a refused client may push again."""
+    def when_room(resume: Callable[[], None]) -> Callable[[], None]:
+        """Call `resume` once when a refused client may push again.
+
+        Returns:
+            Forgets `resume`, for a client that is gone; from any thread.
+        """
 
 
 class IJournal(Interface):

@@ -39,7 +39,7 @@ _STOPPING = "the server is shutting down"
 # After a fault the loop begins anew.
 _RESTART_SECONDS = 0.1
 # As the supervisor names them.
-_LOOP, _METRICS = "the worker", "the worker's metrics"
+_LOOP, _METRICS, _SETTLING = "the worker", "the worker's metrics", "settling a group"
 
 PublishInThread = Callable[[Sequence[CollectRequest]], Deferred[Sequence[Outcome]]]
 
@@ -291,11 +291,16 @@ class WorkerService(Service):
             else:
                 self._throttle.error("publish failed: {reason}", reason=str(error), group=group)
                 partly.append((request, error))
-        delivered, failed = self._collector.delivered(whole), 0
+        delivered, failed = 0, 0
+        try:
+            delivered = self._collector.delivered(whole)
+        except Exception as raised:
+            self._supervisor.failed(_SETTLING, raised)
+            partly += _each_failed(whole, str(raised))
         for request, error in partly:
-            events = self._collector.failed(request, error)
-            delivered += events[0]
-            failed += events[1]
+            events = self._supervisor.call(_SETTLING, self._collector.failed, request, error)
+            delivered += events[0] if events else 0
+            failed += events[1] if events else len(request.types)
         self.failed_events += failed
         if delivered:
             self._count("events_delivered_total", delivered)
@@ -308,7 +313,7 @@ class WorkerService(Service):
 
     def _settling_failed(self, failure: Failure, group: Sequence[CollectRequest]) -> None:
         """A fault of ours: whoever still waits for an answer is told so."""
-        self._supervisor.failed("settling a group", failure)
+        self._supervisor.failed(_SETTLING, failure)
         for request in group:
             acknowledged, request.acknowledged = request.acknowledged, None
             if acknowledged is not None:
@@ -339,7 +344,7 @@ def _one_outcome_each(
 
 def _each_failed(
     requests: Iterable[CollectRequest], reason: str
-) -> list[tuple[CollectRequest, PublishError | None]]:
+) -> list[tuple[CollectRequest, PublishError]]:
     return [(request, _all_failed(request, reason)) for request in requests]
 
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "deserialization": "config errors interfaces messages proto",
     "serialization": "interfaces messages proto",
     "queue": "request",
-    "collector": "config errors interfaces queue request",
+    "collector": "config errors interfaces queue request supervision",
     "metrics": "collector config interfaces listening request supervision",
     "health": "collector interfaces supervision",
     "intake": "errors identification interfaces logs messages metrics request supervision",

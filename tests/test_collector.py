@@ -6,16 +6,16 @@ from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from raccoon.collector import Collector, failure_value
+from raccoon.collector import Collector
 from raccoon.config import EventSettings, WorkerSettings
 from raccoon.errors import Overloaded, PublishError
 from raccoon.interfaces import ICollector, IJournal
 from raccoon.queue import RequestQueue
 from raccoon.request import CollectRequest, Requests
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeJournal, FakeMetrics, make_request
 
 FAILED = PublishError(1, 1, ["no broker"])
@@ -28,7 +28,13 @@ class CollectorTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.metrics = FakeMetrics()
         settings = WorkerSettings(buffer_channel_size=max_requests, buffer_max_bytes=max_bytes)
-        return Collector(settings, EventSettings(ack=ack), self.metrics, self.clock.seconds)
+        return Collector(
+            settings,
+            EventSettings(ack=ack),
+            self.metrics,
+            self.clock,
+            Supervisor(self.metrics, self.clock.seconds),
+        )
 
     def assert_refused(self, collected: Deferred[None]) -> None:
         self.failureResultOf(collected, Overloaded)
@@ -325,11 +331,6 @@ class AcknowledgementTests(CollectorTestCase):
         collector.failed(request, FAILED)
         self.assertEqual(["on_failed", "answered"], order)
 
-    def test_failure_value(self) -> None:
-        """The error of a failed collect is one of the two of its contract."""
-        self.assertIs(FAILED, failure_value(Failure(FAILED)))
-        self.assertRaises(AssertionError, failure_value, Failure(ValueError()))
-
 
 class RoomTests(CollectorTestCase):
     """when_room."""
@@ -408,6 +409,79 @@ class RoomTests(CollectorTestCase):
         collector.when_room(lambda: called.append(1))
         self.assertEqual([1], called)
 
+    def test_forgotten(self) -> None:
+        """A client that is gone waits no more, and nothing of it is kept."""
+        collector = self.make(max_requests=2)
+        (request, _) = self.fill(collector, 2)
+        called: list[str] = []
+        for name in "abc":
+            forget = collector.when_room(partial(called.append, name))
+            if name == "b":
+                forget()
+                forget()
+        self.assertEqual(2, len(collector._room_waiters))
+        self.take_and_settle(collector, request)
+        self.assertEqual(["a", "c"], called)
+
+    def test_a_few_at_a_time(self) -> None:
+        """Many that wait go on over several turns of the reactor, in their order."""
+        collector = self.make(max_requests=2)
+        (request, _) = self.fill(collector, 2)
+        called: list[int] = []
+        for number in range(40):
+            collector.when_room(partial(called.append, number))
+        self.take_and_settle(collector, request)
+        self.assertEqual(list(range(16)), called)
+        collector.when_room(partial(called.append, 40))
+        self.assertEqual(16, len(called), "who comes now waits behind them")
+        self.clock.advance(0)
+        self.assertEqual(list(range(41)), called)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_no_longer_than_there_is_room(self) -> None:
+        """Those that go on and fill the queue again leave the others waiting."""
+        collector = self.make(max_requests=2)
+        requests = self.fill(collector, 2)
+        called: list[int] = []
+
+        def resume(number: int) -> None:
+            called.append(number)
+            requests.extend(self.fill(collector, 1))
+
+        for number in range(3):
+            collector.when_room(partial(resume, number))
+        self.take_and_settle(collector, requests[0])
+        self.assertEqual([0], called)
+        self.take_and_settle(collector, requests[1])
+        self.assertEqual([0, 1], called)
+
+    def test_waiter_that_raises(self) -> None:
+        """One that fails holds up no other."""
+        collector = self.make(max_requests=2)
+        (request, _) = self.fill(collector, 2)
+        called: list[int] = []
+
+        def broken() -> None:
+            raise ValueError("boom")
+
+        collector.when_room(broken)
+        collector.when_room(lambda: called.append(1))
+        self.take_and_settle(collector, request)
+        self.assertEqual([1], called)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
+
+    def test_closed(self) -> None:
+        """A collector that is closed wakes nobody."""
+        collector = self.make(max_requests=2)
+        (request, _) = self.fill(collector, 2)
+        called: list[int] = []
+        for number in range(40):
+            collector.when_room(partial(called.append, number))
+        self.take_and_settle(collector, request)
+        collector.close()
+        self.assertEqual([], self.clock.getDelayedCalls())
+        self.assertEqual(16, len(called))
+
 
 class IdleTests(CollectorTestCase):
     """when_idle."""
@@ -466,7 +540,12 @@ class JournalTests(CollectorTestCase):
             group_max_requests=group_max,
         )
         return Collector(
-            settings, EventSettings(ack=ack), self.metrics, self.clock.seconds, self.journal
+            settings,
+            EventSettings(ack=ack),
+            self.metrics,
+            self.clock,
+            Supervisor(self.metrics),
+            self.journal,
         )
 
     def test_interface(self) -> None:

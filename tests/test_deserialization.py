@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
+from raccoon import deserialization
 from raccoon.config import EventSettings, LimitSettings
 from raccoon.deserialization import JsonDeserializer, ProtobufDeserializer
 from raccoon.errors import BadRequestError, DeserializationError, LimitError
@@ -390,3 +391,43 @@ class ProtobufTests(SynchronousTestCase):
         """A type that could not be routed is refused by its event's index."""
         body = SendEventRequest(events=[Event(type="a"), Event(type="a b")]).SerializeToString()
         self.assertTrue(self.reason(body, LimitError).startswith("events[1].type 'a b'"))
+
+
+class CostTests(SynchronousTestCase):
+    """A large body of JSON costs no more than its events can."""
+
+    LIMITS = LimitSettings(events=100)
+    MOST = 8 * 100 + 10_000
+
+    def decode(self, body: bytes) -> Batch:
+        return JsonDeserializer(self.LIMITS, EventSettings()).deserialize(body)
+
+    def test_refused_unparsed(self) -> None:
+        """Values by the hundred thousand are refused before they are parsed, whatever they are."""
+        self.patch(deserialization, "orjson", None)
+        many = self.MOST * 3
+        for body in (
+            b'{"x":[' + b",".join([b"[]"] * many) + b"]}",
+            b'{"x":[' + b",".join([b"{}"] * many) + b"]}",
+            b'{"x":[' + b",".join([b'""'] * many) + b"]}",
+            b'{"x":[' + b",".join([b'"\\\\"'] * many) + b"]}",
+            b"{" + b",".join(b'"%d":1' % n for n in range(many)) + b"}",
+            b'{"events":[' + b",".join([b"[[],[]]"] * many) + b"]}",
+            b"[" * many * 7,
+        ):
+            error = self.assertRaises(LimitError, self.decode, body)
+            self.assertIn("LIMIT_EVENTS", str(error))
+            self.assertIn(f"at most {self.MOST}", str(error))
+
+    def test_taken(self) -> None:
+        """As many values as the events may have, any text and bytes as numbers are taken."""
+        event = b'{"type":"a","event_bytes":"QQ==","more":{"x":[1,"2"]}}'
+        self.assertEqual(100, len(self.decode(self.body(event, 100, b"1" + b" " * 70_000)).types))
+        embedded = b'"' + b'{\\"a\\":[[]]}' * 30_000 + b'"'
+        self.assertEqual(1, len(self.decode(self.body(event, 1, embedded)).types))
+        numbers = b'{"event_bytes":[' + b",".join([b"200"] * 50_000) + b"]}"
+        self.assertEqual([b"\xc8" * 50_000], self.decode(self.body(numbers, 1, b"1")).payloads)
+
+    def body(self, event: bytes, count: int, more: bytes) -> bytes:
+        """A body of the same event so many times, and one more field."""
+        return b'{"events":[%b],"more":%b}' % (b",".join([event] * count), more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.collector import Collector
@@ -22,7 +23,9 @@ class HealthTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         worker = WorkerSettings(buffer_channel_size=10)
-        self.collector = Collector(worker, EventSettings(ack=1), FakeMetrics(), lambda: 0.0)
+        self.collector = Collector(
+            worker, EventSettings(ack=1), FakeMetrics(), Clock(), Supervisor(FakeMetrics())
+        )
         self.destination = Destination()
         self.supervisor = Supervisor(FakeMetrics())
         self.health = Health(self.collector, self.destination, self.supervisor)
@@ -69,7 +72,12 @@ class HealthTests(SynchronousTestCase):
         journal = FakeJournal()
         settings = WorkerSettings(buffer_channel_size=1)
         self.collector = Collector(
-            settings, EventSettings(ack=0), FakeMetrics(), lambda: 0.0, journal
+            settings,
+            EventSettings(ack=0),
+            FakeMetrics(),
+            Clock(),
+            Supervisor(FakeMetrics()),
+            journal,
         )
         self.health = Health(self.collector, self.destination, self.supervisor, journal)
         self.health.phase = RUNNING

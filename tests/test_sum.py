@@ -18,6 +18,7 @@ from raccoon.metrics.service import MetricsService
 from raccoon.serialization import ProtobufSerializer
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import EventServicer
+from raccoon.supervision import Supervisor
 from raccoon.worker import WorkerService
 from tests.edges.bodies import NOW, json_body, protobuf_body
 from tests.edges.edge import Edge, make_context
@@ -61,7 +62,11 @@ class SumTests(SynchronousTestCase):
         self.publish = PublishByHand()
         publisher = FakePublisher()
         self.collector = Collector(
-            settings.worker, settings.event, self.metrics, self.clock.seconds
+            settings.worker,
+            settings.event,
+            self.metrics,
+            self.clock,
+            Supervisor(self.metrics),
         )
         self.edge = Edge(settings, ack, self.clock, self.metrics, self.collector)
         self.addCleanup(self.edge.hang_up)

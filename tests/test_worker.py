@@ -53,10 +53,10 @@ class WorkerTestCase(SynchronousTestCase):
         settings = WorkerSettings(
             pool_size=pool_size, group_max_requests=group_max, buffer_channel_size=queue
         )
-        self.collector = Collector(
-            settings, EventSettings(ack=ack), self.metrics, self.clock.seconds
-        )
         self.supervisor = Supervisor(self.metrics, self.clock.seconds)
+        self.collector = Collector(
+            settings, EventSettings(ack=ack), self.metrics, self.clock, self.supervisor
+        )
         self.worker = WorkerService(
             self.clock,
             self.collector,

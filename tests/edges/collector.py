@@ -25,6 +25,7 @@ class FakeCollector(Fake):
 
     Attributes:
         overloaded: whether requests are refused.
+        waiters: what is called when there is room again.
 
     Args:
         ack: the acknowledgement level.
@@ -36,7 +37,7 @@ class FakeCollector(Fake):
         self.overloaded = False
         self.requests: list[CollectRequest] = []
         self._acknowledged: list[Deferred[None]] = []
-        self._waiters: list[Callable[[], None]] = []
+        self.waiters: list[Callable[[], None]] = []
 
     @property
     def guids(self) -> list[str]:
@@ -54,11 +55,17 @@ class FakeCollector(Fake):
         return acknowledged
 
     @can_fail
-    def when_room(self, resume: Callable[[], None]) -> None:
-        if self.overloaded:
-            self._waiters.append(resume)
-        else:
+    def when_room(self, resume: Callable[[], None]) -> Callable[[], None]:
+        if not self.overloaded:
             resume()
+            return lambda: None
+        self.waiters.append(resume)
+
+        def forget() -> None:
+            if resume in self.waiters:
+                self.waiters.remove(resume)
+
+        return forget
 
     def deliver(self, index: int = -1) -> None:
         """The destination confirms the index-th request."""
@@ -94,6 +101,6 @@ class FakeCollector(Fake):
     def make_room(self) -> None:
         """The overload ends."""
         self.overloaded = False
-        waiters, self._waiters = self._waiters, []
+        waiters, self.waiters = self.waiters, []
         for resume in waiters:
             resume()

@@ -142,6 +142,7 @@ class Contract(Mixin):
             Codec(self.deserializer, ProtobufSerializer()),
             context.identification,
             context.metrics,
+            context.supervisor,
             context.reactor.seconds,
             LIMIT,
         )

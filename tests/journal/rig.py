@@ -115,7 +115,8 @@ class JournalCase(DirectoryCase):
             settings.worker,
             settings.event,
             self.metrics,
-            self.clock.seconds,
+            self.clock,
+            Supervisor(self.metrics, self.clock.seconds),
             self.journal,
             self.publisher,
         )

@@ -12,6 +12,7 @@ from raccoon.collector import Collector
 from raccoon.config import EventSettings, MetricSettings, WorkerSettings
 from raccoon.metrics.registry import Metrics, Snapshot
 from raccoon.metrics.service import MetricsService, _Scrape
+from raccoon.supervision import Supervisor
 from tests.fakes import FakePublisher, ThreadlessClock, make_request
 
 
@@ -35,7 +36,8 @@ class TakeTests(SynchronousTestCase):
             WorkerSettings(buffer_channel_size=4),
             EventSettings(ack=1),
             self.metrics,
-            self.clock.seconds,
+            self.clock,
+            Supervisor(self.metrics),
         )
         self.publisher = FakePublisher()
         self.reasons: list[str] = []

@@ -202,6 +202,7 @@ def make_grpc_service(context: EdgeContext, address: str | None = None) -> GrpcS
         codec,
         context.identification,
         context.metrics,
+        context.supervisor,
         reactor.seconds,
         settings.limits.in_flight,
     )

@@ -22,6 +22,7 @@ from raccoon.proto import stream_pb2
 from raccoon.request import CollectRequest
 from raccoon.service.grpc.inbox import Inbox
 from raccoon.service.grpc.servicer import Metadata, identity
+from raccoon.supervision import Supervisor
 
 STREAM_SERVICE = stream_pb2.DESCRIPTOR.services_by_name["EventStreamService"].full_name
 STREAM_METHOD = "SendEvents"
@@ -72,6 +73,7 @@ class EventStream:
         "_answers",
         "_closing",
         "_ended",
+        "_forget",
         "_identifier",
         "_in_flight",
         "_paused",
@@ -88,6 +90,7 @@ class EventStream:
         self._answers: deque[bytes] = deque()
         self._closing: tuple[grpc.StatusCode, str] | None = None
         self._ended = False
+        self._forget: Callable[[], None] | None = None  # that it waits for room
         self._in_flight = 0
         self._paused = 0
         self._reading = False
@@ -135,6 +138,8 @@ class EventStream:
         with self._wire.lock:
             self._ended = True
             self._answers.clear()
+        if self._forget is not None:
+            self._forget()
         self._servicer.streams.discard(self)
 
     # From the service.
@@ -169,7 +174,7 @@ class EventStream:
         if answer is OVERLOADED and not self._paused & _OVERLOADED:
             with self._wire.lock:
                 self._paused |= _OVERLOADED
-            self._servicer.intake.when_room(partial(self._resume, _OVERLOADED))
+            self._forget = self._servicer.intake.when_room(partial(self._resume, _OVERLOADED))
         body = self._servicer.codec.serializer.serialize(response)
         with self._wire.lock:
             if self._ended:
@@ -183,8 +188,14 @@ class EventStream:
 
     def _write(self) -> None:
         with self._wire.lock:
-            if not self._ended:
+            if self._ended:
+                return
+            try:
                 self._wire.write(self._answers.popleft(), bool(self._answers))
+            except Exception as error:
+                self._servicer.supervisor.failed("writing to a gRPC stream", error)
+                self._ended = True
+                self._wire.end(grpc.StatusCode.INTERNAL, "internal error")
 
     def _resume(self, cause: int) -> None:
         with self._wire.lock:
@@ -224,6 +235,7 @@ class StreamServicer:
         protobuf: the codec.
         identification: names the metadata with a client's id and group.
         metrics: counts.
+        supervisor: is told of faults.
         seconds: the wall clock.
         max_in_flight: unanswered requests of one stream beyond which reading pauses.
     """
@@ -237,10 +249,12 @@ class StreamServicer:
         protobuf: Codec,
         identification: Identification,
         metrics: IMetrics,
+        supervisor: Supervisor,
         seconds: Callable[[], float],
         max_in_flight: int,
     ) -> None:
         self.intake = intake
+        self.supervisor = supervisor
         self.codec = protobuf
         self.inbox = inbox
         self.max_in_flight = max_in_flight

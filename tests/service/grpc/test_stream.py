@@ -75,6 +75,7 @@ class StreamTestCase(GrpcCase):
             self.codec,
             context.identification,
             self.metrics,
+            context.supervisor,
             self.clock.seconds,
             LIMIT,
         )
@@ -185,6 +186,15 @@ class AnswerTests(StreamTestCase):
         self.collector.deliver()
         self.turn()
         self.assertEqual(self.read()["code"], OK)
+
+    def test_gone_while_overloaded(self) -> None:
+        """A stream that is lost while it waits for room is forgotten at once."""
+        self.collector.overloaded = True
+        self.send(protobuf_body("a"))
+        self.read()
+        self.assertEqual(1, len(self.collector.waiters))
+        self.stream.lost()
+        self.assertEqual([], self.collector.waiters)
 
     def test_bad_message_among_good_ones(self) -> None:
         """What is no request is answered with BAD_REQUEST, and the stream goes on."""
@@ -388,3 +398,20 @@ class EndTests(StreamTestCase):
     def test_stop_while_a_request_is_decoded(self) -> None:
         """The inbox is not empty from when a request is read until it is collected."""
         self.check_stop_while_decoded(self.give)
+
+
+class FaultTests(StreamTestCase):
+    """Faults of ours."""
+
+    def test_answer_that_cannot_be_written(self) -> None:
+        """A stream whose answer cannot be written ends, and does not leave its client waiting."""
+
+        def broken(body: bytes, more: bool) -> None:
+            raise ValueError("boom")
+
+        self.send(protobuf_body("a"))
+        self.patch(self.wire, "write", broken)
+        self.collector.deliver()
+        self.turn()
+        self.assertEqual((grpc.StatusCode.INTERNAL, "internal error"), self.wire.status)
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

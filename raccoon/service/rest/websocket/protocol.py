@@ -90,6 +90,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     _in_flight = 0
     _paused = 0
     _unread: Any = None
+    _forget: Any = None  # that it waits for room
     # A frame that has not come whole yet, and at how many bytes it is.
     _held: bytearray | None = None
     _whole_at = 0
@@ -216,6 +217,9 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        if self._forget is not None:
+            self._forget()
+            self._forget = None
         hub = self.hub
         hub.table.remove(self)
         if self._connected_at is None:
@@ -297,7 +301,7 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
             self._seen.settle(request.guid, answer is STORED)
         if answer is OVERLOADED and not self._paused & _OVERLOADED:
             self._pause(_OVERLOADED)
-            hub.intake.when_room(partial(self._resume, _OVERLOADED))
+            self._forget = hub.intake.when_room(partial(self._resume, _OVERLOADED))
         self._answer(frame)
         if answer is STORED and request is not None and request.published_at is not None:
             now = hub.reactor.seconds()

@@ -896,7 +896,9 @@ class BackpressureTests(EdgeTestCase):
         client = edge.upgrade()
         edge.collector.overloaded = True
         client.text(json_body("a"))
+        self.assertEqual(1, len(edge.collector.waiters))
         client.socket.hang_up()
+        self.assertEqual([], edge.collector.waiters, "it is forgotten at once")
         edge.collector.make_room()
         edge.advance(0)
         self.assertEqual(self.flushLoggedErrors(), [])
