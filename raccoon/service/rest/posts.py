@@ -20,7 +20,7 @@ _PLAIN_POST = re.compile(
 # Whoever sends these asks for more than an answer on a connection that goes on.
 _GENERAL = (b"transfer-encoding", b"expect", b"upgrade")
 _KEEP_ALIVE = b"keep-alive"
-_LENGTH_DIGITS = 15
+LENGTH_DIGITS = 15  # of a Content-Length
 
 
 class PostReader:
@@ -73,7 +73,7 @@ class PostReader:
         length = found.get(b"content-length", b"")
         if (
             not length.isdigit()
-            or len(length) > _LENGTH_DIGITS
+            or len(length) > LENGTH_DIGITS
             or int(length) > self._limits.request_bytes
             or len(data) - plain.end() != int(length)
             or found.get(b"connection", _KEEP_ALIVE).lower() != _KEEP_ALIVE

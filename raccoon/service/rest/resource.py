@@ -106,8 +106,8 @@ class RestResource:
         """One request of events; fires with the body of the answer."""
         arrival = Arrival(
             request.requestHeaders.getRawHeaders(b"content-type", [b""])[0],
-            _header(request, self._identification.id_header_bytes),
-            _header(request, self._identification.group_header_bytes),
+            header(request, self._identification.id_header_bytes),
+            header(request, self._identification.group_header_bytes),
             _body(request),
         )
         answered: Deferred[HttpAnswer] = Deferred()
@@ -152,14 +152,14 @@ class RestResource:
         Returns:
             The body of the answer to a preflight, or None: the request goes on to its route.
         """
-        origin = _header(request, b"origin")
+        origin = header(request, b"origin")
         if not self._cors.enabled or not origin:
             return None
         if request.method == b"OPTIONS":
             preflight = self._cors.preflight(
                 origin,
-                _header(request, b"access-control-request-method"),
-                _header(request, b"access-control-request-headers"),
+                header(request, b"access-control-request-method"),
+                header(request, b"access-control-request-headers"),
             )
             request.setResponseCode(preflight.status)
             headers = preflight.headers
@@ -222,6 +222,7 @@ def _body(request: Request) -> bytes:
     return body
 
 
-def _header(request: Request, name: bytes) -> str | None:
+def header(request: Request, name: bytes) -> str | None:
+    """The first value of a header, byte by byte; None where it did not come, or has no name."""
     values = request.requestHeaders.getRawHeaders(name) if name else None
     return values[0].decode("latin-1") if values else None

@@ -134,6 +134,12 @@ def make_rest_service(context: EdgeContext, endpoint: str | None = None) -> Rest
         shared.make_table(context.metrics) if shared else None,
     )
     websocket = EventWebSocketFactory(hub)
-    site = EventSite(rest, UpgradeResource(websocket), settings.limits, reactor)
+    site = EventSite(
+        rest,
+        UpgradeResource(websocket),
+        settings.limits,
+        settings.websocket.write_wait_interval_ms / 1000,
+        reactor,
+    )
     opens = shared.listen if shared else partial(listen, reactor, *http_address(settings, endpoint))
     return RestService(reactor, opens, site, websocket)

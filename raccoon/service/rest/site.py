@@ -7,7 +7,7 @@ from io import BytesIO
 from typing import Any, cast
 
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineReceiver
@@ -20,6 +20,7 @@ from raccoon import __version__
 from raccoon.config import LimitSettings
 from raccoon.intake import TOO_LARGE, Arrival
 from raccoon.logs import Throttle
+from raccoon.service.rest.posts import LENGTH_DIGITS
 from raccoon.service.rest.resource import EVENTS_PATH, HttpAnswer, RestResource
 from raccoon.service.transport import write_now
 
@@ -143,6 +144,7 @@ class EventChannel(HTTPChannel):
     _phase = _IDLE
     _taken_over = False
     _empty_line = False
+    _aborting: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         """Apply the site's limits to this connection."""
@@ -221,6 +223,32 @@ class EventChannel(HTTPChannel):
         """
         super().pauseProducing()
         self._networkProducer.pauseProducing()
+        self._abort_later()
+
+    def resumeProducing(self) -> None:
+        """The client reads again."""
+        self._do_not_abort()
+        super().resumeProducing()
+
+    def _abort_later(self) -> None:
+        """Drop the connection unless its client reads on, or it has ended, in time."""
+        if self._aborting is None:
+            self._aborting = self.site.reactor.callLater(self.site.write_wait, self._abort)
+
+    def _do_not_abort(self) -> None:
+        if self._aborting is not None:
+            self._aborting.cancel()
+            self._aborting = None
+
+    def _abort(self) -> None:
+        self._aborting = None
+        self.site.throttle.warn("HTTP connection dropped: its answers are not read")
+        self.transport.abortConnection()
+
+    def _close(self) -> None:
+        """Close once the client has read what was written, and at the latest after a while."""
+        self.transport.loseConnection()
+        self._abort_later()
 
     def allContentReceived(self) -> None:
         """A request is whole; the next one begins idle."""
@@ -247,7 +275,7 @@ class EventChannel(HTTPChannel):
             part = "headers" if self._phase == _HEADERS else "body"
             self._plain(408, f"the request's {part} did not arrive in time")
             return
-        self.transport.loseConnection()
+        self._close()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line is longer than all headers together may be."""
@@ -259,12 +287,14 @@ class EventChannel(HTTPChannel):
         self._taken_over = True
         self.requests.clear()
         self.setTimeout(None)
+        self._do_not_abort()
         self._networkProducer.unregisterProducer()
         self.site.channels.discard(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self.site.channels.discard(self)
+        self._do_not_abort()
         super().connectionLost(reason)
 
     def close_when_answered(self) -> None:
@@ -272,7 +302,7 @@ class EventChannel(HTTPChannel):
         if self._handlingRequest:
             self.persistent = 0
         else:
-            self.transport.loseConnection()
+            self._close()
 
     def discard(self) -> None:
         """After a refusal: let the client read it while what it still sends is dropped."""
@@ -286,6 +316,14 @@ class EventChannel(HTTPChannel):
     def _send100Continue(self) -> None:
         if not self.requests[-1].refused:
             super()._send100Continue()
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
+        """Refuse a length that Twisted would raise at: int() takes 4,300 digits at most."""
+        if header == b"Content-Length" and len(data) > LENGTH_DIGITS:
+            self._respondToBadRequestAndDisconnect()
+            return False
+        chosen: bool = super()._maybeChooseTransferDecoder(header, data)
+        return chosen
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         limits = self.site.limits
@@ -322,6 +360,7 @@ class EventSite(Site):
         rest: the REST application.
         upgrade: renders a WebSocket upgrade.
         limits: sizes and deadlines.
+        write_wait: seconds for which a client need not read its answers.
         reactor: gives time.
     """
 
@@ -332,7 +371,12 @@ class EventSite(Site):
     _logger = Logger()
 
     def __init__(
-        self, rest: RestResource, upgrade: IResource, limits: LimitSettings, reactor: IReactorTime
+        self,
+        rest: RestResource,
+        upgrade: IResource,
+        limits: LimitSettings,
+        write_wait: float,
+        reactor: IReactorTime,
     ) -> None:
         super().__init__(
             rest.app.resource(),
@@ -344,6 +388,7 @@ class EventSite(Site):
         self.posts = rest.post_reader(limits)
         self.upgrade = upgrade
         self.limits = limits
+        self.write_wait = write_wait
         self.deadlines = (
             limits.idle_timeout_ms / 1000,
             limits.header_timeout_ms / 1000,

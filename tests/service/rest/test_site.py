@@ -213,6 +213,42 @@ class MalformedTests(SynchronousTestCase):
         self.check(http_request(headers=[JSON, ("Content-Length", "-1")]))
         self.check(http_request(headers=[JSON, ("Content-Length", "ten"), ("X-Next", "x")]))
 
+    def test_content_length_of_many_digits(self) -> None:
+        """A number of more digits than Python converts is refused like any other nonsense."""
+        for digits in (16, 4300, 4301, 12_000):
+            for first in (b"1", b"0"):
+                edge = Edge()
+                client = edge.connect()
+                length = first * digits
+                client.send(
+                    b"POST /api/v1/events HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\n\r\n"
+                    % length
+                )
+                self.assertEqual(400, client.reply().status)
+                self.assertTrue(client.closed)
+
+    def test_odd_numbers_anywhere(self) -> None:
+        """No header or chunk with a number of whatever size leaves a traceback."""
+        numbers = (b"9" * 5000, b"-1", b"0x10", b"1_0", b"\xb2", b"1" * 5000 + b".5", b"")
+        for number in numbers:
+            for head in (
+                b"POST /api/v1/events HTTP/1.1\r\nHost: a:%b\r\nContent-Length: 0\r\n\r\n",
+                b"POST /api/v1/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"%b\r\n",
+                b"GET /ping HTTP/1.1\r\nHost: a\r\nRange: bytes=%b-\r\n\r\n",
+                b"GET /ping HTTP/1.%b\r\nHost: a\r\n\r\n",
+                b"GET http://a:%b/ping HTTP/1.1\r\nHost: a\r\n\r\n",
+                b"OPTIONS /api/v1/events HTTP/1.1\r\nHost: a\r\nOrigin: http://a:%b\r\n\r\n",
+                upgrade_request().replace(b"Version: 13", b"Version: %b"),
+                upgrade_request().replace(b"Host: raccoon.test", b"Host: raccoon.test:%b"),
+                upgrade_request("a", [("Origin", "http://a:PORT")]).replace(b"PORT", b"%b"),
+            ):
+                edge = Edge()
+                edge.connect().send(head.replace(b"%b", number))
+                edge.advance(100, step=10)
+                edge.hang_up()
+        self.assertEqual([], self.flushLoggedErrors())
+
     def test_two_lengths(self) -> None:
         """A request with two lengths, on which proxies would not agree, is a 400."""
         body = json_body()
@@ -503,6 +539,70 @@ class ConnectionTests(SynchronousTestCase):
         self.assertEqual(first, "Tue, 24 Nov 2026 03:53:50 GMT")
         edge.advance(1)
         self.assertEqual(edge.ask(post("a")).header("date"), "Tue, 24 Nov 2026 03:53:51 GMT")
+
+
+class UnreadAnswerTests(SynchronousTestCase):
+    """Clients that send requests and never read their answers."""
+
+    def setUp(self) -> None:
+        self.edge = Edge(make_settings(websocket={"write_wait_interval_ms": 5000}), ack=0)
+        self.addCleanup(self.edge.hang_up)
+        self.client = self.edge.connect()
+        self.client.socket.client_reads = False
+
+    def send_much(self) -> None:
+        """More requests than the transport keeps answers of."""
+        for _ in range(500):
+            self.client.send(post())
+        self.assertFalse(self.client.socket.reading)
+
+    def test_dropped(self) -> None:
+        """Such a client is dropped after SERVER_WEBSOCKET_WRITE_WAIT_INTERVAL_MS."""
+        self.send_much()
+        self.edge.advance(4.9)
+        self.assertTrue(self.client.socket.connected)
+        self.edge.advance(0.2)
+        self.assertTrue(self.client.socket.aborted)
+        self.assertEqual(set(), self.edge.site.channels)
+
+    def test_one_that_reads_on(self) -> None:
+        """One that reads on in time is served on, and may be slow again."""
+        for _ in range(3):
+            self.send_much()
+            self.edge.advance(4)
+            self.client.socket.read_on()
+            self.client.socket.client_reads = False
+            self.edge.advance(0)
+        self.assertTrue(self.client.socket.connected)
+
+    def test_idle(self) -> None:
+        """One that reads nothing and sends no more does not hold its place after the idle time."""
+        self.client.send(post())
+        self.edge.advance(61, step=1)
+        self.assertTrue(self.client.socket.connected, "an answer is still to be read")
+        self.edge.advance(6, step=1)
+        self.assertFalse(self.client.socket.connected)
+        self.assertEqual(set(), self.edge.site.channels)
+
+    def test_refused(self) -> None:
+        """Nor does one that does not read why it was refused."""
+        self.client.send(b"nonsense\r\n\r\n")
+        self.edge.advance(8, step=1)
+        self.assertFalse(self.client.socket.connected)
+        self.assertEqual(set(), self.edge.site.channels)
+
+    def test_stopping(self) -> None:
+        """Nor one that is there when the server stops."""
+        self.client.send(post())
+        self.edge.site.close_idle()
+        self.edge.advance(6, step=1)
+        self.assertFalse(self.client.socket.connected)
+
+    def test_nothing_left_behind(self) -> None:
+        """A connection that ends leaves no timer."""
+        self.send_much()
+        self.client.socket.hang_up()
+        self.assertEqual([], self.edge.clock.getDelayedCalls())
 
 
 class ConnectionLimitTests(SynchronousTestCase):

@@ -10,6 +10,7 @@ from autobahn.twisted.resource import WebSocketResource
 from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.web.http import Request
 
+from raccoon.service.rest.resource import header
 from raccoon.service.rest.websocket.hub import WebSocketHub
 from raccoon.service.rest.websocket.protocol import EventWebSocketProtocol
 
@@ -45,16 +46,16 @@ class UpgradeResource(WebSocketResource):  # type: ignore[misc]
     def render(self, request: Request) -> Any:
         """Check the origin, then take the transport; its HTTP channel lets go of it first."""
         hub = self._factory.hub
-        headers = request.requestHeaders
-        origin = headers.getRawHeaders("origin", [""])[0]
-        if hub.check_origin and not _same_host(origin, headers.getRawHeaders("host", [""])[0]):
-            name = hub.identification.group_header
-            group = headers.getRawHeaders(name, [None])[0] if name else None
+        origin = header(request, b"origin") or ""
+        if hub.check_origin and not _same_host(origin, header(request, b"host") or ""):
+            group = header(request, hub.identification.group_header_bytes)
             hub.upgrade_failed(group, "the origin is not this host")
             request.setResponseCode(403)
             request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
             return b"the origin is not this host (SERVER_WEBSOCKET_CHECK_ORIGIN)\n"
-        headers.removeHeader("origin")  # checked; Autobahn takes only what it can parse
+        request.requestHeaders.removeHeader(
+            "origin"
+        )  # checked; Autobahn takes only what it can parse
         channel: Any = request.channel
         channel.let_go()
         return super().render(request)
