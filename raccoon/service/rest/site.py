@@ -318,10 +318,9 @@ class EventChannel(HTTPChannel):
             super()._send100Continue()
 
     def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        """Refuse a length that Twisted would raise at: int() takes 4,300 digits at most."""
-        if header == b"Content-Length" and len(data) > LENGTH_DIGITS:
-            self._respondToBadRequestAndDisconnect()
-            return False
+        """Take a length of any size for what it is: Twisted raises at more than 4,300 digits."""
+        if header == b"Content-Length" and data.isdigit() and len(data) > LENGTH_DIGITS:
+            data = min(data.lstrip(b"0"), b"9" * LENGTH_DIGITS, key=len) or b"0"
         chosen: bool = super()._maybeChooseTransferDecoder(header, data)
         return chosen
 
