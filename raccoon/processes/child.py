@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import attrs
 from twisted.internet.defer import Deferred, TimeoutError, inlineCallbacks
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogBeginner
 
 from raccoon.app import RaccoonService
@@ -59,8 +58,8 @@ class WorkerLink:
         shared = Shared(self._port.listen, self._make_table)
         self.service = RaccoonService(reactor, settings, None, grpc, shared)
         self._changes = Changes(self.service.metrics)
-        self._telling = LoopingCall(self._tell)
-        self._telling.clock = reactor
+        self._supervisor = self.service.supervisor
+        self._telling = self._supervisor.loop("telling the parent", self._tell, reactor)
         self._gone: Deferred[None] | None = None
         self._words: dict[str, Callable[..., None]] = {
             "verdict": self._verdict,
@@ -100,6 +99,9 @@ class WorkerLink:
         self._channel.say("changes", self._changes.take(self.service.take()))
 
     def _received(self, word: str, *rest: Any) -> None:
+        self._supervisor.call("a word of the parent", self._obey, word, rest)
+
+    def _obey(self, word: str, rest: tuple[Any, ...]) -> None:
         self._words[word](*rest)
 
     def _stop_reactor(self) -> None:

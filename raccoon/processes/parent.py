@@ -32,15 +32,22 @@ from raccoon.service.grpc.service import grpc_address
 from raccoon.service.rest.service import http_address
 from raccoon.signals import stop_on_signals
 from raccoon.stopping import end_within
+from raccoon.supervision import Supervisor
 
 _PARENT = -1  # as a source of metrics
-_OWN_METRICS = ("server_", "reactor_")
+_OWN_METRICS = ("server_", "reactor_", "supervised_", "ready_")
 _ANSWER_SECONDS = 0.5
 _CLOSING_SECONDS = 5.0
 _END_SECONDS = 10.0
 _STEADY_SECONDS = 10.0
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 10.0
+# Each worker process tells its metrics once a second. One that serves and says nothing for so many
+# looks hangs, and so does one that does not come to serve. Looks are counted, not seconds: a parent
+# that was stopped itself has not looked.
+_LOOK_SECONDS = 1.0
+_SILENT_LOOKS = 5
+_STARTING_LOOKS = 60
 
 MakeProcess = Callable[..., WorkerProcess]
 
@@ -54,6 +61,10 @@ class TotalsEndpoint(MetricsEndpoint):
         sums: where they are kept.
         ask: has every worker tell its latest; fires when they have.
         settings: port, path and interval.
+
+    Attributes:
+        own: the parent's own metrics.
+        supervisor: of the parent's loops and callbacks.
     """
 
     def __init__(
@@ -64,15 +75,17 @@ class TotalsEndpoint(MetricsEndpoint):
         ask: Callable[[], Deferred[Any]],
         settings: MetricSettings,
     ) -> None:
-        own = Metrics(settings.label_values)
-        super().__init__(reactor, own, settings)
-        self._changes = Changes(own, _OWN_METRICS)
+        self.own = Metrics(settings.label_values)
+        self.supervisor = Supervisor(self.own)
+        super().__init__(reactor, self.own, settings)
+        self._changes = Changes(self.own, _OWN_METRICS)
         self._totals = totals
         self._sums = sums
         self._ask = ask
 
     def take(self) -> Snapshot:
         """All that was told so far."""
+        self.own.gauge("ready_current", float(not self.supervisor.reasons()))
         self._totals.merge(_PARENT, self._changes.take(super().take()))
         return self._sums.snapshot()
 
@@ -126,6 +139,16 @@ class ParentService(MultiService):
                 metric.statsd_flush_period_ms / 1000,
             )
             self._statsd.setServiceParent(self)
+        self._supervisor = self._prometheus.supervisor
+        self._watch = self._supervisor.loop("watching worker processes", self._look, reactor)
+        self._words: dict[str, Callable[..., None]] = {
+            "claim": self._claim,
+            "release": self._release,
+            "changes": self._changed,
+            "left": self._left_behind,
+            "serving": self._serves,
+            "failed": self._cannot_serve,
+        }
         self._claims = Claims(settings.websocket.max_conn)
         self._sockets: list[socket.socket] = []
         self._held: list[socket.socket] = []
@@ -185,10 +208,11 @@ class ParentService(MultiService):
             worker.listen()
         self._reactor.callWhenRunning(stop_on_signals, self._reactor, self._end_in_time)
         self._prepare()
+        self._watch.start(_LOOK_SECONDS, now=False)
         self._say_where()
 
     def _spawn(self) -> WorkerProcess:
-        worker = self._make_process(self._reactor, self._received, self._process_ended)
+        worker = self._make_process(self._reactor, self._received, self._ended)
         worker.spawn(self._settings_file, self._sockets)
         return worker
 
@@ -218,26 +242,41 @@ class ParentService(MultiService):
     # What workers say.
 
     def _received(self, worker: WorkerProcess, word: str, *rest: Any) -> None:
-        index = worker.index
-        assert index is not None
-        if word == "claim":
-            worker.say("verdict", self._claims.claim(index, Identifier(*rest)))
-        elif word == "release":
-            self._claims.release(index, Identifier(*rest))
-        elif word == "changes":
-            self._totals.merge(index, rest[0])
-            answers = self._answers.pop(index, [])
-            for answer in answers:
-                answer.callback(None)
-        elif word == "left":
-            worker.left = rest[0]
-        elif word == "serving":
-            worker.serving = True
-            self._logger.info("worker {index} serves again", index=index)
-            self._share_out()
-            self._prepare()
-        elif word == "failed":
-            self._logger.error("worker {index} cannot serve: {reason}", index=index, reason=rest[0])
+        """A word of a worker process; of one that has ended it means nothing any more."""
+        if worker.index is not None and self._workers.get(worker.index) is worker:
+            worker.silent_looks = 0
+            self._supervisor.call("a word of a worker process", self._obey, worker, word, rest)
+
+    def _obey(self, worker: WorkerProcess, word: str, rest: tuple[Any, ...]) -> None:
+        self._words[word](worker, *rest)
+
+    def _claim(self, worker: WorkerProcess, *who: str) -> None:
+        assert worker.index is not None
+        worker.say("verdict", self._claims.claim(worker.index, Identifier(*who)))
+
+    def _release(self, worker: WorkerProcess, *who: str) -> None:
+        assert worker.index is not None
+        self._claims.release(worker.index, Identifier(*who))
+
+    def _changed(self, worker: WorkerProcess, changes: dict[str, list[Any]]) -> None:
+        assert worker.index is not None
+        self._totals.merge(worker.index, changes)
+        for answer in self._answers.pop(worker.index, []):
+            answer.callback(None)
+
+    def _left_behind(self, worker: WorkerProcess, events: int) -> None:
+        worker.left = events
+
+    def _serves(self, worker: WorkerProcess) -> None:
+        worker.serving = True
+        self._logger.info("worker {index} serves again", index=worker.index)
+        self._share_out()
+        self._prepare()
+
+    def _cannot_serve(self, worker: WorkerProcess, reason: str) -> None:
+        self._logger.error(
+            "worker {index} cannot serve: {reason}", index=worker.index, reason=reason
+        )
 
     def ask(self) -> Deferred[Any]:
         """Have every worker tell its metrics; fires when they have, or after half a second."""
@@ -252,6 +291,21 @@ class ParentService(MultiService):
         return told.addTimeout(_ANSWER_SECONDS, self._reactor)
 
     # Ends.
+
+    def _ended(self, worker: WorkerProcess, why: str) -> None:
+        self._supervisor.call("the end of a worker process", self._process_ended, worker, why)
+
+    def _look(self) -> None:
+        """End the worker processes that hang: others take their places, as when they crash."""
+        for index, worker in self._workers.items():
+            worker.silent_looks += 1
+            if worker.silent_looks == (_SILENT_LOOKS if worker.serving else _STARTING_LOOKS):
+                self._logger.error(
+                    "worker {index} has said nothing for {seconds} s: killed",
+                    index=index,
+                    seconds=worker.silent_looks * _LOOK_SECONDS,
+                )
+                worker.kill()
 
     def _process_ended(self, worker: WorkerProcess, why: str) -> None:
         if worker.index is not None:
@@ -276,7 +330,8 @@ class ParentService(MultiService):
             # Its successor will not know what it covered.
             self._cover = {of: by for of, by in self._cover.items() if by != index}
             self._share_out()
-            self._logger.error(
+            log = self._logger.error if worker.left is None else self._logger.info
+            log(
                 "worker {index} ended ({why}), with {lost} events waiting; another starts in"
                 " {pause} s",
                 index=index,
@@ -326,6 +381,7 @@ class ParentService(MultiService):
         killed. What is left undelivered is logged and counted to the event.
         """
         self._stopping = True
+        self._watch.stop()
         began = self._reactor.seconds()
         total = self._settings.worker.buffer_flush_timeout_ms / 1000
         self._logger.info("stopping: {count} workers", count=len(self._workers))

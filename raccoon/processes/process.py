@@ -27,6 +27,11 @@ class WorkerProcess(ProcessProtocol):
 
     Until it begins it is a spare: it has imported what it needs, which is most of a start.
 
+    Attributes:
+        serving: whether it has said that it serves.
+        silent_looks: how often the parent has looked since it said something.
+        left: events that it left undelivered, once it has said so.
+
     Args:
         reactor: spawns it.
         received: called with it and each message that it sends.
@@ -49,6 +54,7 @@ class WorkerProcess(ProcessProtocol):
         self._process: Any = None
         self.started_at = reactor.seconds()
         self.serving = False
+        self.silent_looks = 0
         self.left: int | None = None
 
     def spawn(self, settings: int, sockets: Sequence[socket.socket]) -> None:
@@ -74,6 +80,7 @@ class WorkerProcess(ProcessProtocol):
         """Have it serve, as worker `index`, on a core of its own or on any."""
         assert self._end is not None
         self.index = index
+        self.silent_looks = 0
         self.started_at = self._reactor.seconds()
         for relay in self._relays.values():
             relay.worker = index

@@ -58,6 +58,7 @@ class FakeProcess:
         self.core: int | None = None
         self.started_at = reactor.seconds()
         self.serving = False
+        self.silent_looks = 0
         self.left: int | None = None
         self.said: list[tuple[Any, ...]] = []
         self.log: list[str] = []
@@ -203,6 +204,112 @@ class ClaimTests(ParentTestCase):
         self.claim(self.a, "x")
         self.a.end()
         self.assertIsNone(self.claim(self.b, "x"))
+
+
+class WatchTests(ParentTestCase):
+    """Worker processes that hang, and words of those that are gone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+        self.a, self.b, self.spare = self.processes
+
+    def look(self, times: int, *speaking: FakeProcess) -> None:
+        """So many seconds pass, in which some of them speak."""
+        for _ in range(times):
+            for process in speaking:
+                process.tell("changes", counted("events_delivered_total", 1))
+            self.clock.advance(1)
+
+    def test_hangs(self) -> None:
+        """One that says nothing for five looks is killed, and replaced as one that crashed."""
+        self.look(4, self.a)
+        self.assertNotIn("kill", self.b.log)
+        self.look(1, self.a)
+        self.assertEqual("kill", self.b.log[-1])
+        self.assertIn("worker 1 has said nothing for 5.0 s: killed", self.log[-1])
+        self.b.end()
+        self.clock.advance(0)
+        self.assertEqual(1, self.spare.index)
+        self.assertNotIn("kill", self.a.log)
+
+    def test_killed_once(self) -> None:
+        """It is not killed again while its end is not told yet."""
+        self.look(20, self.a)
+        self.assertEqual(1, self.b.log.count("kill"))
+
+    def test_speaks_again(self) -> None:
+        """A word in time, and it counts from there."""
+        self.look(4)
+        self.look(1, self.a, self.b)
+        self.look(3)
+        self.assertNotIn("kill", self.a.log + self.b.log)
+
+    def test_parent_that_was_stopped(self) -> None:
+        """A parent that did not run itself blames nobody for it."""
+        self.clock.advance(3600)
+        self.look(3)
+        self.assertNotIn("kill", self.a.log + self.b.log)
+
+    def test_hangs_at_its_start(self) -> None:
+        """A successor that does not come to serve is killed after a minute."""
+        self.a.end()
+        self.clock.advance(0)
+        self.look(59, self.b)
+        self.assertNotIn("kill", self.spare.log)
+        self.look(1, self.b)
+        self.assertEqual("kill", self.spare.log[-1])
+
+    def test_not_while_stopping(self) -> None:
+        """A stop has a deadline of its own."""
+        self.service.stopService()
+        self.look(6)
+        self.assertNotIn("kill", self.a.log + self.b.log)
+        for process in (self.a, self.b):
+            process.end("exit code 0")
+
+    def test_words_of_one_that_ended(self) -> None:
+        """What is read of a process after its end is nothing of its successor's."""
+        self.a.tell("claim", "x", "group")
+        self.a.end()
+        self.clock.advance(0)
+        self.spare.serving = True
+        self.spare.tell("serving")
+        said = list(self.a.said)
+        self.a.tell("claim", "y", "group")
+        self.assertEqual(said, self.a.said)
+        self.b.tell("claim", "y", "group")
+        self.assertEqual(("verdict", None), self.b.said[-1])
+        self.spare.tell("claim", "x", "group")
+        self.a.tell("release", "x", "group")
+        self.b.tell("claim", "x", "group")
+        self.assertNotEqual(("verdict", None), self.b.said[-1])
+        self.a.tell("changes", counted("events_delivered_total", 5))
+        self.assertEqual(0, self.total("events_delivered_total"))
+
+    def test_odd_words(self) -> None:
+        """A word that nobody knows, or without its parts, is told, and ends nothing."""
+        self.a.tell("nonsense", 1)
+        self.a.tell("changes", {"values": 3})
+        self.assertEqual(2, len(self.flushLoggedErrors()) + 1, "logged once for both")
+        name = "a word of a worker process"
+        self.assertEqual(2, self.total("supervised_failures_total", name))
+        self.assertEqual(0, self.total("ready_current"))
+        self.a.tell("claim", "x", "group")
+        self.assertEqual(("verdict", None), self.a.said[-1])
+
+    def test_orderly_end(self) -> None:
+        """One that ends in its order, by whoever's word, is no error."""
+        levels: list[str] = []
+        logger = SimpleNamespace(
+            info=lambda text, **_: levels.append("info"),
+            error=lambda text, **_: levels.append("error"),
+        )
+        self.patch(parent.ParentService, "_logger", logger)
+        self.a.tell("left", 0)
+        self.a.end("exit code 0")
+        self.b.end()
+        self.assertEqual(["info", "error"], levels)
 
 
 class EndTests(ParentTestCase):
