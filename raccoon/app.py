@@ -112,6 +112,7 @@ class RaccoonService(MultiService):
             publisher,
             self.health.reasons,
             settings.metric,
+            self.supervisor,
         )
         self._statsd: StatsdService | None = None
         if sampled is not None and shared is None:
@@ -122,6 +123,7 @@ class RaccoonService(MultiService):
                 StatsdSender(settings.metric.statsd_address),
                 settings.metric.statsd_address,
                 settings.metric.statsd_flush_period_ms / 1000,
+                self.supervisor,
             )
         self._publisher = PublisherService(reactor, publisher, settings.worker.pool_size)
         self._worker = WorkerService(

@@ -88,7 +88,13 @@ class SumTests(SynchronousTestCase):
         )
         self.worker.startService()
         self.scrape = MetricsService(
-            self.clock, self.metrics, self.collector, publisher, list, settings.metric
+            self.clock,
+            self.metrics,
+            self.collector,
+            publisher,
+            list,
+            settings.metric,
+            context.supervisor,
         )
 
     def post(self, events: int) -> None:

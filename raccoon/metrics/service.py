@@ -11,7 +11,6 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.interfaces import IListeningPort
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
@@ -21,6 +20,7 @@ from raccoon.config import MetricSettings
 from raccoon.interfaces import IPublisher
 from raccoon.listening import default_endpoint, listen
 from raccoon.metrics.registry import Metrics, Snapshot
+from raccoon.supervision import Supervisor
 
 _LATENESS_INTERVAL = 0.1
 _CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -82,16 +82,18 @@ class MetricsEndpoint(Service):
         reactor: listens and gives time.
         metrics: where to record.
         settings: port, path and interval.
+        supervisor: of what records.
     """
 
-    def __init__(self, reactor: Any, metrics: Metrics, settings: MetricSettings) -> None:
+    def __init__(
+        self, reactor: Any, metrics: Metrics, settings: MetricSettings, supervisor: Supervisor
+    ) -> None:
         self._reactor = reactor
         self._metrics = metrics
         self._settings = settings
         self._port: IListeningPort | None = None
-        self._runtime = LoopingCall(self._record_runtime)
-        self._lateness = LoopingCall(self._record_lateness)
-        self._runtime.clock = self._lateness.clock = reactor
+        self._runtime = supervisor.loop("the process's gauges", self._record_runtime, reactor)
+        self._lateness = supervisor.loop("reactor's lateness", self._record_lateness, reactor)
         self._expected = 0.0
 
     @property
@@ -127,8 +129,7 @@ class MetricsEndpoint(Service):
         """Stop recording and serving."""
         yield super().stopService()
         for loop in (self._runtime, self._lateness):
-            if loop.running:
-                loop.stop()
+            loop.stop()
         if self._port is not None:
             port, self._port = self._port, None
             yield port.stopListening()
@@ -168,6 +169,7 @@ class MetricsService(MetricsEndpoint):
         publisher: whether its destination answers is one.
         not_ready: why requests should not be sent here now; empty when they may.
         settings: port, path and interval.
+        supervisor: of what records.
     """
 
     def __init__(
@@ -178,8 +180,9 @@ class MetricsService(MetricsEndpoint):
         publisher: IPublisher,
         not_ready: Callable[[], list[str]],
         settings: MetricSettings,
+        supervisor: Supervisor,
     ) -> None:
-        super().__init__(reactor, metrics, settings)
+        super().__init__(reactor, metrics, settings, supervisor)
         self._collector = collector
         self._publisher = publisher
         self._not_ready = not_ready

@@ -16,7 +16,6 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, inlineCallbacks
-from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,6 +23,7 @@ from twisted.python.threadpool import ThreadPool
 
 from raccoon.metrics.names import COUNTER, GAUGE, METRICS, Metric
 from raccoon.metrics.registry import Labels, Metrics, Snapshot
+from raccoon.supervision import Supervisor
 
 DATAGRAM_BYTES = 1432  # an Ethernet frame without IPv6's and UDP's headers, and some to spare
 KEPT = 200
@@ -187,6 +187,7 @@ class StatsdService(Service):
         sender: sends both; called in a thread.
         address: the sender's, for the log.
         period: seconds.
+        supervisor: of the loop that sends.
         pool: of one thread, if not one of the service's own.
     """
 
@@ -200,6 +201,7 @@ class StatsdService(Service):
         sender: StatsdSender,
         address: str,
         period: float,
+        supervisor: Supervisor,
         pool: Any = None,
     ) -> None:
         self._reactor = reactor
@@ -210,8 +212,7 @@ class StatsdService(Service):
         self._period = period
         self._pool = pool or _pool()
         # It waits for the end of a flush before the next.
-        self._loop = LoopingCall(self._flush)
-        self._loop.clock = reactor
+        self._loop = supervisor.loop("StatsD", self._flush, reactor)
         self._started = False
         self._failing = False
 
@@ -225,8 +226,7 @@ class StatsdService(Service):
     def stopService(self) -> None:
         """Send nothing more by itself; others may still count: see `close`."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
 
     @inlineCallbacks
     def close(self) -> Any:
@@ -267,7 +267,7 @@ class StatsdService(Service):
         if not self._failing:
             self._failing = True
             self._logger.warn(
-                "StatsD at {address}: {reason}; trying on",
+                "StatsD at {address}: {reason}; retrying",
                 address=self._address,
                 reason=failure.getErrorMessage(),
             )

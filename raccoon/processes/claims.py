@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
 from raccoon.interfaces import IMetrics
 from raccoon.messages import Identifier
@@ -14,6 +14,9 @@ from raccoon.service.rest.websocket.connections import Connection, ConnectionTab
 
 # A client that comes back at once, to another worker, may be ahead of the word that it left.
 _ASK_AGAIN_SECONDS = 0.1
+_ANSWERED_WITHIN_SECONDS = 3.0
+_WAITING_CLAIMS = 10_000
+_UNANSWERED = "the parent process does not answer"
 
 
 class Claims:
@@ -50,8 +53,32 @@ class Claims:
             del self._owners[identifier]
 
 
+class _Claim:
+    """A claim on its way to the parent and back.
+
+    Attributes:
+        connection: whose it is; None once it is gone or was told that there is no answer.
+        identifier: what is claimed.
+        asked: fires when the parent has answered.
+        last: whether it is not asked for again.
+        overdue: the call at its deadline.
+    """
+
+    __slots__ = ("asked", "connection", "identifier", "last", "overdue")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection: Connection | None = connection
+        self.identifier = connection.identifier
+        self.asked: Deferred[None] = Deferred()
+        self.last = False
+        self.overdue: Any = None
+
+
 class SharedTable(ConnectionTable):
-    """The live connections of one worker; the parent says who may enter.
+    """The live connections of one worker process; the parent says who may enter.
+
+    A parent that hangs holds no upgrade for ever: without an answer in time a claim fails, and so
+    does one beyond so many that wait. What the parent grants later is given back.
 
     Args:
         ask: sends a claim to the parent.
@@ -71,32 +98,38 @@ class SharedTable(ConnectionTable):
         self._ask = ask
         self._release = release
         self._call_later = call_later
-        # In the order of their claims, which is that of the verdicts; and whether it is the last.
-        self._asking: deque[tuple[Connection, Identifier, Deferred[None], bool]] = deque()
-        self._gone: set[Connection] = set()
-        self._to_ask_again: set[Connection] = set()
+        # In the order in which they were sent, which is that of the verdicts.
+        self._sent: deque[_Claim] = deque()
+        self._claims: dict[Connection, _Claim] = {}
         self._verdicts: dict[Connection, str | None] = {}
 
     def claim(self, connection: Connection) -> Deferred[None]:
-        """Ask the parent; fires when it has answered, and never if the connection is gone then."""
-        asked: Deferred[None] = Deferred()
-        self._put(connection, asked, False)
-        return asked
+        """Ask the parent.
+
+        Returns:
+            Fires when it has answered, and never if the connection is gone then. Fails with
+            RefusedError if it does not answer in time.
+        """
+        if len(self._sent) >= _WAITING_CLAIMS:
+            return fail(RefusedError(_UNANSWERED))
+        claim = self._claims[connection] = _Claim(connection)
+        claim.overdue = self._call_later(_ANSWERED_WITHIN_SECONDS, self._no_answer, claim)
+        self._send(claim)
+        return claim.asked
 
     def verdict(self, reason: str | None) -> None:
         """The parent's answer to the oldest claim: None, or why not."""
-        connection, identifier, asked, last = self._asking.popleft()
-        if connection in self._gone:
-            self._gone.discard(connection)
+        claim = self._sent.popleft()
+        if claim.connection is None:
             if reason is None:
-                self._release(identifier)
-            return
-        if reason == "exists" and not last:
-            self._to_ask_again.add(connection)
-            self._call_later(_ASK_AGAIN_SECONDS, self._ask_again, connection, asked)
-            return
-        self._verdicts[connection] = reason
-        asked.callback(None)
+                self._release(claim.identifier)
+        elif reason == "exists" and not claim.last:
+            claim.last = True
+            self._call_later(_ASK_AGAIN_SECONDS, self._send, claim)
+        else:
+            self._verdicts[claim.connection] = reason
+            self._forget(claim)
+            claim.asked.callback(None)
 
     def add(self, connection: Connection) -> None:
         """Take a connection whose claim was answered.
@@ -111,21 +144,27 @@ class SharedTable(ConnectionTable):
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection, and its claim."""
-        if connection in self._to_ask_again:
-            self._to_ask_again.remove(connection)
-        elif any(asking is connection for asking, *_ in self._asking):
-            self._gone.add(connection)
+        if connection in self._claims:
+            self._forget(self._claims[connection])
         elif connection in self._verdicts:
             if self._verdicts.pop(connection) is None:
                 self._release(connection.identifier)
         elif self._leave(connection):
             self._release(connection.identifier)
 
-    def _put(self, connection: Connection, asked: Deferred[None], last: bool) -> None:
-        self._asking.append((connection, connection.identifier, asked, last))
-        self._ask(connection.identifier)
+    def _send(self, claim: _Claim) -> None:
+        if claim.connection is not None:
+            self._sent.append(claim)
+            self._ask(claim.identifier)
 
-    def _ask_again(self, connection: Connection, asked: Deferred[None]) -> None:
-        if connection in self._to_ask_again:
-            self._to_ask_again.remove(connection)
-            self._put(connection, asked, True)
+    def _no_answer(self, claim: _Claim) -> None:
+        self._forget(claim)
+        claim.asked.errback(RefusedError(_UNANSWERED))
+
+    def _forget(self, claim: _Claim) -> None:
+        """Nobody waits for it any more."""
+        assert claim.connection is not None
+        del self._claims[claim.connection]
+        claim.connection = None
+        if claim.overdue.active():
+            claim.overdue.cancel()

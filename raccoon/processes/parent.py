@@ -77,7 +77,7 @@ class TotalsEndpoint(MetricsEndpoint):
     ) -> None:
         self.own = Metrics(settings.label_values)
         self.supervisor = Supervisor(self.own)
-        super().__init__(reactor, self.own, settings)
+        super().__init__(reactor, self.own, settings, self.supervisor)
         self._changes = Changes(self.own, _OWN_METRICS)
         self._totals = totals
         self._sums = sums
@@ -137,6 +137,7 @@ class ParentService(MultiService):
                 StatsdSender(metric.statsd_address),
                 metric.statsd_address,
                 metric.statsd_flush_period_ms / 1000,
+                self._prometheus.supervisor,
             )
             self._statsd.setServiceParent(self)
         self._supervisor = self._prometheus.supervisor

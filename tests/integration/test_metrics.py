@@ -256,7 +256,7 @@ class AgreementTests(MetricsCase):
                     "METRIC_STATSD_FLUSH_PERIOD_MS": 20,
                 }
             )
-            wait_until(partial(daemon.logged, "trying on"), "a line in the log")
+            wait_until(partial(daemon.logged, "retrying"), "a line in the log")
             with CODECS["grpc"](daemon, "client") as client:
                 self.assertTrue(client.send("a", [("click", b"1")]).ok)
             time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,12 +33,13 @@ class TakeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = ThreadlessClock()
         self.metrics = Metrics()
+        self.supervisor = Supervisor(self.metrics, self.clock.seconds)
         self.collector = Collector(
             WorkerSettings(buffer_channel_size=4),
             EventSettings(ack=1),
             self.metrics,
             self.clock,
-            Supervisor(self.metrics),
+            self.supervisor,
         )
         self.publisher = FakePublisher()
         self.reasons: list[str] = []
@@ -48,6 +50,7 @@ class TakeTests(SynchronousTestCase):
             self.publisher,
             lambda: self.reasons,
             MetricSettings(),
+            self.supervisor,
         )
 
     def value(self, name: str) -> float:
@@ -59,6 +62,26 @@ class TakeTests(SynchronousTestCase):
         self.assertEqual(3, self.value("events_waiting_current"))
         self.assertEqual(1, self.value("requests_waiting_current"))
         self.assertEqual(0.25, self.value("queue_fullness_current"))
+
+    def test_no_more_files(self) -> None:
+        """Gauges that cannot be read once are read again, and meanwhile that is told."""
+
+        def broken(path: str) -> list[str]:
+            raise OSError(24, "too many open files")
+
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        files = self.value("server_open_files_current")
+        patched = self.patch(os, "listdir", broken)
+        self.clock.advance(10)
+        reason = "the process's gauges failed: [Errno 24] too many open files"
+        self.assertEqual([reason], self.supervisor.reasons())
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+        patched.restore()
+        self.metrics.gauge("server_open_files_current", 0)
+        self.clock.advance(10)
+        self.assertEqual([], self.supervisor.reasons())
+        self.assertAlmostEqual(files, self.value("server_open_files_current"), delta=5)
 
     def test_ready(self) -> None:
         """ready_current is 1 as long as there is no reason against it."""

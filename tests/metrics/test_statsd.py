@@ -20,6 +20,7 @@ from raccoon.metrics.statsd import (
     datagrams,
     tagged,
 )
+from raccoon.supervision import Supervisor
 from tests.fakes import FakeObserver, ThreadlessClock
 
 TABLE = {metric.name: metric for metric in METRICS}
@@ -369,6 +370,7 @@ class ServiceTests(SynchronousTestCase):
         self.metrics = SampledMetrics()
         self.network = Network()
         self.pool = InlinePool()
+        self.supervisor = Supervisor(self.metrics, self.clock.seconds)
         self.service = StatsdService(
             self.clock,
             self.metrics.snapshot,
@@ -376,6 +378,7 @@ class ServiceTests(SynchronousTestCase):
             self.network.sender(),
             "statsd.test:8125",
             PERIOD,
+            self.supervisor,
             self.pool,
         )
         self.observer = FakeObserver()
@@ -455,7 +458,7 @@ class ServiceTests(SynchronousTestCase):
         for _ in range(20):
             self.clock.advance(PERIOD)
             self.run_pool()
-        self.assertEqual(1, sum("trying on" in line for line in self.logged))
+        self.assertEqual(1, sum("retrying" in line for line in self.logged))
         self.network.address = ("192.0.2.1", 8125)
         self.metrics.count("events_delivered_total", 1)
         for _ in range(2):
@@ -463,6 +466,23 @@ class ServiceTests(SynchronousTestCase):
             self.run_pool()
         self.assertEqual(["events_delivered_total:1|c"], self.delivered())
         self.assertEqual(1, sum("is sent to again" in line for line in self.logged))
+
+    def test_values_that_cannot_be_taken(self) -> None:
+        """A send that fails before it begins does not end those that follow."""
+
+        def broken() -> Any:
+            raise OSError(24, "too many open files")
+
+        self.service.startService()
+        take = self.service._take
+        self.service._take = broken
+        self.clock.advance(PERIOD)
+        self.assertEqual(1, len(self.supervisor.reasons()))
+        self.assertEqual(1, len(self.flushLoggedErrors(OSError)))
+        self.service._take = take
+        self.clock.advance(PERIOD)
+        self.run_pool()
+        self.assertEqual([], self.supervisor.reasons())
 
 
 def as_telegraf_counts(line: str) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from raccoon.messages import Identifier
+from raccoon.processes import claims
 from raccoon.processes.claims import Claims, SharedTable
-from tests.edges.bodies import json_body
+from tests.edges.bodies import NOW, json_body
 from tests.edges.edge import Edge, HttpClient
 from tests.edges.frames import CLOSE, client_frame, upgrade_request
 
@@ -18,37 +19,37 @@ class ClaimsTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """An identifier that a worker has is refused to every worker."""
-        claims = Claims(10)
-        self.assertIsNone(claims.claim(0, A))
-        self.assertEqual(["exists", "exists"], [claims.claim(0, A), claims.claim(1, A)])
-        self.assertIsNone(claims.claim(1, Identifier("a", "other group")))
+        table = Claims(10)
+        self.assertIsNone(table.claim(0, A))
+        self.assertEqual(["exists", "exists"], [table.claim(0, A), table.claim(1, A)])
+        self.assertIsNone(table.claim(1, Identifier("a", "other group")))
 
     def test_full(self) -> None:
         """Over the limit every claim is refused, that of a taken identifier too."""
-        claims = Claims(1)
-        claims.claim(0, A)
-        self.assertEqual(["serverlimit"] * 2, [claims.claim(1, B), claims.claim(1, A)])
+        table = Claims(1)
+        table.claim(0, A)
+        self.assertEqual(["serverlimit"] * 2, [table.claim(1, B), table.claim(1, A)])
 
     def test_released(self) -> None:
         """What a worker released can be claimed; what it has not got it cannot release."""
-        claims = Claims(1)
-        claims.claim(0, A)
-        claims.release(1, A)
-        self.assertEqual("serverlimit", claims.claim(1, B))
-        claims.release(0, A)
-        self.assertIsNone(claims.claim(1, B))
+        table = Claims(1)
+        table.claim(0, A)
+        table.release(1, A)
+        self.assertEqual("serverlimit", table.claim(1, B))
+        table.release(0, A)
+        self.assertIsNone(table.claim(1, B))
 
     def test_worker_gone(self) -> None:
         """All that a worker has is free when it is gone, and nothing else."""
-        claims = Claims(10)
-        claims.claim(0, A)
-        claims.claim(1, B)
-        claims.release_all(0)
-        self.assertIsNone(claims.claim(1, A))
-        self.assertEqual("exists", claims.claim(0, B))
+        table = Claims(10)
+        table.claim(0, A)
+        table.claim(1, B)
+        table.release_all(0)
+        self.assertIsNone(table.claim(1, A))
+        self.assertEqual("exists", table.claim(0, B))
 
 
-class SharedTableTests(SynchronousTestCase):
+class SharedTableCase(SynchronousTestCase):
     """A worker's connections, with a parent that answers when the test does."""
 
     def setUp(self) -> None:
@@ -73,6 +74,10 @@ class SharedTableTests(SynchronousTestCase):
     def verdict(self, reason: str | None) -> None:
         self.table.verdict(reason)
         self.edge.clock.advance(0)
+
+
+class SharedTableTests(SharedTableCase):
+    """Verdicts, in time."""
 
     def test_granted(self) -> None:
         """The upgrade is answered when the parent has allowed it, and released at the end."""
@@ -173,3 +178,71 @@ class SharedTableTests(SynchronousTestCase):
         client.socket.read_on()
         self.edge.clock.advance(0)
         self.assertEqual(["early"], self.edge.collector.guids)
+
+
+class HungParentTests(SharedTableCase):
+    """A parent that does not answer."""
+
+    def test_no_answer(self) -> None:
+        """An upgrade without a verdict is refused after three seconds, and may be tried again."""
+        client = self.begin("a")
+        self.edge.clock.advance(2.9)
+        self.assertEqual(b"", client.socket.received())
+        self.edge.clock.advance(0.2)
+        received = client.socket.received()
+        self.assertIn(b"HTTP/1.1 503 ", received)
+        self.assertIn(b"retry", received)
+        self.edge.clock.advance(1)
+        self.assertTrue(client.closed)
+        self.assertFalse(client.socket.connected)
+        labels = ("--default--", "ugfailure")
+        self.assertEqual(1, self.edge.metrics.total("user_connection_failure_total", labels))
+
+    def test_late_verdict(self) -> None:
+        """What the parent grants too late is given back, and others get their own verdicts."""
+        self.begin("a")
+        self.edge.clock.advance(3)
+        second = self.begin("b")
+        self.verdict(None)
+        self.assertEqual(["a"], self.released)
+        self.verdict(None)
+        self.assertIn(b" 101 ", second.socket.received())
+        self.assertEqual((["a"], 1), (self.released, len(self.table)))
+
+    def test_late_refusal(self) -> None:
+        """Of what it refuses too late there is nothing to give back."""
+        self.begin("a")
+        self.edge.clock.advance(3)
+        self.verdict("exists")
+        self.edge.clock.advance(1)
+        self.assertEqual((["a"], []), (self.asked, self.released))
+
+    def test_no_answer_the_second_time(self) -> None:
+        """The deadline is that of both times together."""
+        client = self.begin("a")
+        self.edge.clock.advance(2.95)
+        self.verdict("exists")
+        self.edge.clock.advance(0.06)
+        self.assertIn(b" 503 ", client.socket.received())
+        self.edge.clock.advance(1)
+        self.assertEqual(["a"], self.asked)
+
+    def test_bounded(self) -> None:
+        """Beyond so many claims without a verdict a further one is refused at once."""
+        self.patch(claims, "_WAITING_CLAIMS", 2)
+        for name in "ab":
+            self.begin(name)
+        client = self.begin("c")
+        self.assertIn(b" 503 ", client.socket.received())
+        self.assertEqual(["a", "b"], self.asked)
+
+    def test_nothing_left_behind(self) -> None:
+        """A claim that has ended leaves no timer, whichever way it did."""
+        self.begin("a").socket.hang_up()
+        self.begin("b")
+        self.verdict(None)
+        self.verdict("serverlimit")
+        self.edge.hang_up()
+        self.assertEqual({}, self.table._claims)
+        late = [call for call in self.edge.clock.getDelayedCalls() if call.getTime() > NOW + 2.5]
+        self.assertEqual([], late)

@@ -67,7 +67,10 @@ class ConnectionTable:
         return iter(list(self._live.values()))
 
     def claim(self, connection: Connection) -> Deferred[None] | None:
-        """Ask for a place before `add`, where another process must be asked; else None."""
+        """Ask for a place before `add`, where another process must be asked; else None.
+
+        It fails with RefusedError where there is no answer.
+        """
         return None
 
     def add(self, connection: Connection) -> None:

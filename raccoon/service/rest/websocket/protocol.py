@@ -157,8 +157,15 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if claim is not None:
             # Whatever comes before the upgrade is answered would be parsed as another one.
             self._pause(_CLAIMING)
-            claim.addCallback(lambda _: self._resume(_CLAIMING))
+            claim.addBoth(self._claimed)
         return claim
+
+    def _claimed(self, answer: Failure | None) -> None:
+        self._resume(_CLAIMING)
+        if answer is not None:
+            why = f"{answer.getErrorMessage()}, retry"
+            self.hub.upgrade_failed(self.identifier.group, why)
+            raise ConnectionDeny(503, why)
 
     def onOpen(self) -> None:
         """Enter the table, or tell the client why not."""
