@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from raccoon.journal.files.record import Record
-from raccoon.journal.files.segment import transaction
+from raccoon.journal.files.segment import make_private, transaction
 
 FILE = "dead-letters.db"
 _BUSY_MS = 5000
@@ -92,6 +92,8 @@ class DeadLetters:
     def _connection(self) -> apsw.Connection:
         if self._opened is None:
             new = not self._path.exists()
+            if new:
+                make_private(self._path)
             connection = apsw.Connection(str(self._path))
             connection.set_busy_timeout(_BUSY_MS)
             if new:

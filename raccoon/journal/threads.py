@@ -105,6 +105,7 @@ class Threads:
     def close(self, with_store: bool) -> Any:
         """Close the files, and end. With a writer that hangs the store stays open."""
         self.running = False
+        self._store.interrupt()
         closing = self.keeper.call(self._close_files, with_store)
         self.keeper.stop()
         try:

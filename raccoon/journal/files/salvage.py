@@ -136,6 +136,7 @@ def _write_copy(path: Path, log: BinaryIO, copy: Path, last: int, without: Set[i
     It has whole pages, whatever was cut off, and says of none that it has it: SQLite reads nothing
     of a file that should be longer.
     """
+    os.close(os.open(copy, os.O_CREAT | os.O_WRONLY, 0o600))
     shutil.copyfile(path, copy)
     most = path.stat().st_size + os.fstat(log.fileno()).st_size
     with open(copy, "r+b") as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import os
+import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
@@ -24,6 +25,10 @@ _NUMBER_BITS = 32
 _INDEX_MASK = (1 << _NUMBER_BITS) - 1
 _DIGEST_CHUNK = 1 << 20
 _BUSY_MS = 5000
+_ALL_DONE = 0xFF
+# What may be read of clients' events is for the owner alone.
+FILE_MODE, DIRECTORY_MODE = 0o600, 0o700
+_NAME = re.compile(rf"(\d{{10}}){re.escape(SUFFIX)}(?:{re.escape(_DAMAGED)})?")
 # A file that was made to the end takes more, its log included.
 _UNMADE_BYTES = 5 * PAGE_BYTES
 
@@ -117,7 +122,13 @@ class Segment:
 
     def waiting(self) -> list[int]:
         """The indexes of the requests that were not delivered."""
-        return [index for index in range(self.total) if not self.is_done(index)]
+        found: list[int] = []
+        for first in range(0, self.total, 8):
+            byte = self.done[first >> 3] if first >> 3 < len(self.done) else 0
+            if byte != _ALL_DONE:
+                last = min(first + 8, self.total)
+                found += [index for index in range(first, last) if not byte >> (index & 7) & 1]
+        return found
 
     def mark(self, index: int) -> None:
         """A request was delivered."""
@@ -148,14 +159,13 @@ class Segment:
 
     def mark_all(self, done: bytes) -> None:
         """Mark by a bit map."""
-        for byte, bits in enumerate(done):
-            for bit in range(8):
-                if bits >> bit & 1:
-                    self.mark(byte << 3 | bit)
+        self.done = bytearray(either(self.done, done))
+        self.delivered = int.from_bytes(self.done, "little").bit_count()
 
     def create(self) -> apsw.Connection:
         """Make the file, and open it for writing."""
-        connection = self._open(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+        make_private(self.path)  # SQLite gives its log the same mode
+        connection = self._open(apsw.SQLITE_OPEN_READWRITE)
         connection.pragma("page_size", PAGE_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "FULL")
@@ -244,6 +254,7 @@ class Segment:
         finally:
             connection.close()
         temporary = self._sum_path.with_suffix(".tmp")
+        make_private(temporary)
         with open(temporary, "w", encoding="ascii") as file:
             file.write(_digest(self.path))
             file.flush()
@@ -442,9 +453,20 @@ def ranges(positions: Iterable[int]) -> Iterator[tuple[int, int]]:
 def segment_numbers(directory: Path) -> list[int]:
     """The numbers of the segments in a directory, damaged ones included."""
     return sorted(
-        int(path.name.partition(".")[0])
+        int(named[1])
         for path in directory.iterdir()
-        if path.name.endswith((SUFFIX, SUFFIX + _DAMAGED)) and path.name[:10].isdigit()
+        if (named := _NAME.fullmatch(path.name)) is not None
+    )
+
+
+def odd_files(directory: Path) -> list[str]:
+    """The names of what looks like a segment and is none: it is passed over."""
+    return sorted(
+        path.name
+        for path in directory.iterdir()
+        if SUFFIX in path.name
+        and not path.name.endswith(("-wal", "-shm", "-journal"))
+        and (_NAME.fullmatch(path.name) is None or not path.is_file())
     )
 
 
@@ -466,12 +488,39 @@ def make_directory(directory: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    for path in reversed((directory, *directory.absolute().parents)):
+        if not path.exists():
+            path.mkdir(DIRECTORY_MODE, exist_ok=True)
     # All of them: a process may have been killed when it had made them. Some cannot be synced: a
     # directory that may not be read, or one of a read-only file system.
     for path in directory.absolute().parents:
         with suppress(OSError):
             _sync_directory(path)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that its owner alone may read, where there is none.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, FILE_MODE))
+
+
+def narrow(directory: Path) -> None:
+    """Have the owner alone read a journal that an earlier version, or a wide umask, left open."""
+    for path in (directory, *directory.iterdir()):
+        if path.is_symlink() or not (path.is_file() or path == directory):
+            continue
+        with suppress(OSError):  # another's
+            path.chmod(DIRECTORY_MODE if path == directory else FILE_MODE)
+
+
+def either(one: bytes | bytearray, other: bytes | bytearray) -> bytes:
+    """The bits that are set in one of two bit maps, or in both."""
+    length = max(len(one), len(other))
+    united = int.from_bytes(one, "little") | int.from_bytes(other, "little")
+    return united.to_bytes(length, "little")
 
 
 def _size(path: Path) -> int:

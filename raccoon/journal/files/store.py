@@ -28,6 +28,9 @@ _INSPECTIONS = 5
 _LOCK_TRIES = 3
 _LOCK_PAUSE = 0.01
 _COMMIT_BYTES = 32_768
+_ODD_SHOWN = 10
+_FIRST_REST = 0.5
+_LONGEST_REST = 30.0
 
 # A request that waits: its position in the journal, and the request.
 Found = tuple[int, Record]
@@ -53,6 +56,64 @@ class Recovered(NamedTuple):
     requests: int
     events: int
     last: int
+
+
+class NotedDeliveries:
+    """What segments say of deliveries, united as they are read.
+
+    Each segment has a bit map of every older one: together they grow with the square of their
+    number, and are not to be kept or gone through one by one.
+    """
+
+    def __init__(self) -> None:
+        self._carried: dict[int, bytes] = {}
+        self._ranges: list[tuple[int, int]] = []
+
+    def add(self, delivered: Delivered) -> None:
+        """Take in what one segment says."""
+        for number, done in delivered.carried:
+            known = self._carried.get(number)
+            self._carried[number] = done if known is None else files.either(known, done)
+        self._ranges += delivered.ranges
+
+    def mark(self, segments: Mapping[int, Segment]) -> None:
+        """Mark it in those of these segments that it is about."""
+        for number, done in self._carried.items():
+            if number in segments:
+                segments[number].mark_all(done)
+        for low, high in self._ranges:
+            number, first = files.place(low)
+            if number in segments:
+                segments[number].mark_range(first, first + high - low)
+
+
+class Unreadable:
+    """Segments that cannot be read for now: said once, and tried again after growing pauses."""
+
+    def __init__(self, seconds: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        # By number: until when it rests, and for how long.
+        self._rests: dict[int, tuple[float, float]] = {}
+
+    def rests(self, segment: Segment) -> bool:
+        """Whether it is not to be tried yet."""
+        rest = self._rests.get(segment.number)
+        return rest is not None and self._seconds() < rest[0]
+
+    def failed(self, segment: Segment, error: Exception) -> None:
+        """It could not be read."""
+        known = self._rests.get(segment.number)
+        pause = _FIRST_REST if known is None else min(known[1] * 2, _LONGEST_REST)
+        self._rests[segment.number] = self._seconds() + pause, pause
+        if known is None:
+            _logger.warn(
+                "{path} cannot be read now: {reason}", path=str(segment.path), reason=_text(error)
+            )
+
+    def was_read(self, segment: Segment) -> None:
+        """It could be read."""
+        if self._rests.pop(segment.number, None) is not None:
+            _logger.info("{path} can be read again", path=str(segment.path))
 
 
 class Store:
@@ -83,7 +144,9 @@ class Store:
         # Damaged while requests of them were on their way.
         self._apart: dict[int, Segment] = {}
         self._unread: list[Segment] = []
-        self._said: list[Delivered] = []
+        self._noted = NotedDeliveries()
+        self._unreadable = Unreadable()
+        self._interrupted = threading.Event()
         self._lock = threading.Lock()
         self._lock_file = -1
         self._active: Segment | None = None
@@ -110,12 +173,21 @@ class Store:
         """
         try:
             files.make_directory(self.directory)
-            self._lock_file = os.open(self.directory / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock_file = os.open(
+                self.directory / LOCK, os.O_RDWR | os.O_CREAT, files.FILE_MODE
+            )
             if not _locked(self._lock_file):
                 os.close(self._lock_file)
                 self._lock_file = -1
                 raise InUseError(f"{self.directory}: another process uses this journal")
+            files.narrow(self.directory)
             numbers = files.segment_numbers(self.directory)
+            if odd := files.odd_files(self.directory):
+                _logger.warn(
+                    "{directory}: passed over what is no file of the journal: {names}",
+                    directory=str(self.directory),
+                    names=", ".join(odd[:_ODD_SHOWN]),
+                )
             files.remove_orphans(self.directory, numbers)
         except OSError as error:
             raise JournalError(f"{self.directory}: {error.strerror}") from error
@@ -123,7 +195,7 @@ class Store:
         self._unread = [
             segment
             for number in numbers
-            if (segment := Segment(self.directory, number)).path.exists()
+            if (segment := Segment(self.directory, number)).path.is_file()
         ]
         for segment in self._unread:
             segment.measure()
@@ -136,23 +208,30 @@ class Store:
         return True
 
     def recover(self) -> Recovered:
-        """Read what earlier runs left; to be called again while `unread` says so."""
+        """Read what earlier runs left; to be called again while `unread` says so.
+
+        It ends early once `interrupt` was called: what it has not read then is unread.
+        """
         loaded: list[Segment] = []
         broken: list[tuple[Segment, str]] = []
         unread: list[Segment] = []
         for segment in self._unread:
+            if self._interrupted.is_set():
+                unread.append(segment)
+                continue
             try:
-                self._said.append(segment.load())
+                self._noted.add(segment.load())
                 loaded.append(segment)
+                self._unreadable.was_read(segment)
             except DamagedError as error:
                 broken.append((segment, str(error)))
                 if isinstance(error, LogDamagedError):
-                    self._said.append(error.delivered)
+                    self._noted.add(error.delivered)
             except (apsw.Error, OSError) as error:
-                _warn_unreadable(segment, error)
+                self._unreadable.failed(segment, error)
                 unread.append(segment)
-        _mark_delivered(
-            {one.number: one for one in (*loaded, *(segment for segment, _ in broken))}, self._said
+        self._noted.mark(
+            {one.number: one for one in (*loaded, *(segment for segment, _ in broken))}
         )
         with self._lock:
             self._segments.update({segment.number: segment for segment in loaded})
@@ -165,10 +244,14 @@ class Store:
         with self._lock:
             self._unread = unread
         if not unread:
-            self._said = []
+            self._noted = NotedDeliveries()
         waiting = [segment.events[index] for segment in loaded for index in segment.waiting()]
         ends = [files.position(segment.number, segment.total - 1) for segment in loaded]
         return Recovered(len(waiting), sum(waiting), max(ends, default=-1))
+
+    def interrupt(self) -> None:
+        """End `recover` before its time, from any thread: the directory is to be given back."""
+        self._interrupted.set()
 
     @property
     def unread(self) -> bool:
@@ -252,6 +335,8 @@ class Store:
             origin = files.position(segment.number, 0)
             if segment.delivered >= segment.total or origin + segment.total - 1 <= after:
                 continue
+            if self._unreadable.rests(segment):
+                continue
             before = len(found)
             try:
                 for start, records in segment.read(max(after + 1 - origin, 0)):
@@ -274,7 +359,9 @@ class Store:
                     del found[before:]  # it is among what is saved
                     self._damaged(segment, str(error), saved)
             except apsw.Error as error:
-                _warn_unreadable(segment, error)
+                self._unreadable.failed(segment, error)
+            else:
+                self._unreadable.was_read(segment)
         return found, upto
 
     def tidy(self) -> None:
@@ -379,7 +466,7 @@ class Store:
         try:
             saved = segment.salvage()
         except (apsw.Error, OSError) as error:
-            _warn_unreadable(segment, error)
+            self._unreadable.failed(segment, error)
             return None
         return [
             (files.position(segment.number, index), record)
@@ -445,7 +532,10 @@ def inspect(directory: Path) -> Seen:
         # A newer one may hold deliveries that a removed one noted.
         if files.segment_numbers(directory)[-1:] == numbers[-1:]:
             break
-    _mark_delivered({segment.number: segment for segment in seen}, delivered)
+    noted = NotedDeliveries()
+    for said in delivered:
+        noted.add(said)
+    noted.mark({segment.number: segment for segment in seen})
     return Seen(seen, unreadable)
 
 
@@ -481,21 +571,6 @@ def _is_full(error: Exception) -> bool:
     return isinstance(error, apsw.FullError) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     )
-
-
-def _warn_unreadable(segment: Segment, error: Exception) -> None:
-    _logger.warn("{path} cannot be read now: {reason}", path=str(segment.path), reason=_text(error))
-
-
-def _mark_delivered(segments: Mapping[int, Segment], delivered: Iterable[Delivered]) -> None:
-    for said in delivered:
-        for number, done in said.carried:
-            if number in segments:
-                segments[number].mark_all(done)
-        for low, high in said.ranges:
-            number, first = files.place(low)
-            if number in segments:
-                segments[number].mark_range(first, first + high - low)
 
 
 def _text(error: Exception) -> str:

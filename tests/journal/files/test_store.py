@@ -9,6 +9,7 @@ import apsw
 from twisted.python.monkey import MonkeyPatcher
 
 from raccoon.journal.files import segment as files
+from raccoon.journal.files import store as stores
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.segment import Segment
 from raccoon.journal.files.store import InUseError, JournalError, Recovered, Store, inspect
@@ -137,6 +138,7 @@ class ReadTests(StoreCase):
         def refuse(*_: object, **__: object) -> None:
             raise apsw.CantOpenError("unable to open database file")
 
+        self.patch(stores, "_FIRST_REST", 0)
         patcher = MonkeyPatcher((Segment, "_open", refuse))
         patcher.patch()
         self.assertEqual([], self.waiting(store))
