@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from raccoon import __version__
+from raccoon.admission import ArrivingBytes
 from raccoon.collector import Collector
 from raccoon.config import Settings
 from raccoon.errors import RaccoonError
@@ -143,6 +144,7 @@ class RaccoonService(MultiService):
             self.metrics,
             self.supervisor,
             self.health.reasons,
+            ArrivingBytes(settings.worker.buffer_max_bytes),
             shared,
         )
         edges: list[MakeEdge] = [

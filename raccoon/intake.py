@@ -60,6 +60,7 @@ UNDECODABLE = Answer(400, CODE_BAD_REQUEST, "cannot deserialize request: {}")
 UNDECODABLE_BY_REST = Answer(400, CODE_BAD_REQUEST, "deserialization failure: {}", names_guid=False)
 UNIDENTIFIED = Answer(400, CODE_BAD_REQUEST, "{}", grpc_status="INVALID_ARGUMENT")
 UNKNOWN_CONTENT_TYPE = Answer(400, CODE_BAD_REQUEST, "invalid content type", names_guid=False)
+TOO_SLOW = Answer(408, CODE_BAD_REQUEST, "{}", names_guid=False)
 TOO_LARGE = Answer(413, CODE_BAD_REQUEST, "{}", names_guid=False)
 FAULT = Answer(500, CODE_INTERNAL_ERROR, "the server failed to handle this request")
 
@@ -208,6 +209,8 @@ class Intake:
             context: for `respond`.
         """
         count_rejected(self._metrics, reason, "NA")
+        if answer.retry:
+            self._metrics.count("requests_refused_total", 1, ("arriving",))
         self._warn(cause, "NA")
         self._respond(answer, cause, "", None, respond, context)
 

@@ -17,6 +17,7 @@ ROOT = Path(raccoon.__file__).parent
 # Who may import whom: each part, and the parts that it may import beside itself.
 MAY_IMPORT = {
     "__init__": "",
+    "admission": "",
     "proto": "",
     "errors": "",
     "logs": "",
@@ -38,13 +39,13 @@ MAY_IMPORT = {
     "metrics": "collector config interfaces listening request supervision",
     "health": "collector interfaces supervision",
     "intake": "errors identification interfaces logs messages metrics request supervision",
-    "service": "__init__ config deserialization errors identification intake interfaces listening"
-    " logs messages metrics proto request serialization supervision",
+    "service": "__init__ admission config deserialization errors identification intake interfaces"
+    " listening logs messages metrics proto request serialization supervision",
     "worker": "collector config errors interfaces logs metrics queue request supervision",
     "publisher": "config errors interfaces payload request supervision",
     "journal": "config deserialization errors interfaces logs messages payload request supervision",
-    "app": "__init__ collector config errors health identification interfaces journal listening"
-    " logs memory metrics publisher service signals stopping supervision worker",
+    "app": "__init__ admission collector config errors health identification interfaces journal"
+    " listening logs memory metrics publisher service signals stopping supervision worker",
     "processes": "__init__ app config errors interfaces listening logs messages metrics service"
     " signals stopping supervision",
     "tap": "__init__ app config errors logs metrics processes publisher supervision",

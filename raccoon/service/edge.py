@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from zope.interface import Attribute
 
+from raccoon.admission import ArrivingBytes
 from raccoon.config import Settings
 from raccoon.identification import Identification
 from raccoon.intake import UNDECODABLE, Answer, Intake
@@ -62,6 +63,7 @@ class EdgeContext(NamedTuple):
         metrics: counts.
         supervisor: watches threads, loops and callbacks.
         not_ready: why requests should not be sent here now; empty when they may.
+        arriving: counts bodies and messages that are not whole yet, on all protocols.
         shared: what is shared with other worker processes; None: this is the only process.
     """
 
@@ -72,6 +74,7 @@ class EdgeContext(NamedTuple):
     metrics: IMetrics
     supervisor: Supervisor
     not_ready: Callable[[], list[str]]
+    arriving: ArrivingBytes
     shared: Shared | None = None
 
     def intake(

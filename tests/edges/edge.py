@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from raccoon.admission import ArrivingBytes
 from raccoon.config import Settings
 from raccoon.identification import Identification
 from raccoon.service.edge import EdgeContext
@@ -45,6 +46,7 @@ def make_context(
         metrics,
         supervisor or Supervisor(metrics, clock.seconds),
         not_ready,
+        ArrivingBytes(settings.worker.buffer_max_bytes),
     )
 
 

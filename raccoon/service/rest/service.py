@@ -68,6 +68,7 @@ class RestService(Service):
         """Serve."""
         super().startService()
         self._factory.doStart()
+        self.hub.start()
 
     @property
     def address(self) -> str:
@@ -131,6 +132,7 @@ def make_rest_service(context: EdgeContext, endpoint: str | None = None) -> Rest
         settings.limits,
         context.metrics,
         context.supervisor,
+        context.arriving,
         shared.make_table(context.metrics) if shared else None,
     )
     websocket = EventWebSocketFactory(hub)
@@ -139,6 +141,7 @@ def make_rest_service(context: EdgeContext, endpoint: str | None = None) -> Rest
         UpgradeResource(websocket),
         settings.limits,
         settings.websocket.write_wait_interval_ms / 1000,
+        context.arriving,
         reactor,
     )
     opens = shared.listen if shared else partial(listen, reactor, *http_address(settings, endpoint))

@@ -17,8 +17,10 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from raccoon import __version__
+from raccoon.admission import ArrivingBytes
 from raccoon.config import LimitSettings
-from raccoon.intake import TOO_LARGE, Arrival
+from raccoon.errors import Overloaded
+from raccoon.intake import OVERLOADED, TOO_LARGE, Answer, Arrival
 from raccoon.logs import Throttle
 from raccoon.service.rest.posts import LENGTH_DIGITS
 from raccoon.service.rest.resource import EVENTS_PATH, HttpAnswer, RestResource
@@ -38,12 +40,13 @@ class EventRequest(Request):
     content: Any
     refused = False
     _received = 0
+    _counted = 0
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body by its Content-Length, before a byte of it is read."""
         self.content = BytesIO()
         if length is not None and length > self.channel.site.limits.request_bytes:
-            self._refuse_body(f"{length} bytes")
+            self._refuse_too_large(f"{length} bytes")
 
     def handleContentChunk(self, data: bytes) -> None:
         """Keep a piece of the body, or refuse it once it is over the limit."""
@@ -51,14 +54,28 @@ class EventRequest(Request):
             return
         self._received += len(data)
         if self._received > self.channel.site.limits.request_bytes:
-            self._refuse_body("more")
+            self._refuse_too_large("more")
             return
+        if not self.channel.site.arriving.take(len(data), self._counted):
+            self._refuse_body(OVERLOADED, str(Overloaded("bodies on their way take all the room")))
+            return
+        self._counted += len(data)
         self.content.write(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The request is whole."""
+        self._give_back()
         if not self.refused:
             super().requestReceived(command, path, version)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Its connection is gone."""
+        self._give_back()
+        super().connectionLost(reason)
+
+    def _give_back(self) -> None:
+        counted, self._counted = self._counted, 0
+        self.channel.site.arriving.give(counted)
 
     def process(self) -> None:
         """Take the route of events and upgrades directly; every other one by Klein's map."""
@@ -97,12 +114,17 @@ class EventRequest(Request):
     def _asks_for_websocket(self) -> bool:
         return b"websocket" in self.requestHeaders.getRawHeaders(b"upgrade", [b""])[0].lower()
 
-    def _refuse_body(self, size: str) -> None:
-        self.refused = True
+    def _refuse_too_large(self, size: str) -> None:
         limit = self.channel.site.limits.request_bytes
-        self.clientproto = b"HTTP/1.1"
         reason = f"the body has {size}; at most {limit} bytes are allowed (LIMIT_REQUEST_BYTES)"
-        body = self.channel.site.rest.refuse(self, TOO_LARGE, reason)
+        self._refuse_body(TOO_LARGE, reason)
+
+    def _refuse_body(self, answer: Answer, reason: str) -> None:
+        self.refused = True
+        self._give_back()
+        self.content = BytesIO()
+        self.clientproto = b"HTTP/1.1"
+        body = self.channel.site.rest.refuse(self, answer, reason)
         self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         self.write(body)
@@ -360,6 +382,7 @@ class EventSite(Site):
         upgrade: renders a WebSocket upgrade.
         limits: sizes and deadlines.
         write_wait: seconds for which a client need not read its answers.
+        arriving: counts bodies that are not whole yet.
         reactor: gives time.
     """
 
@@ -375,6 +398,7 @@ class EventSite(Site):
         upgrade: IResource,
         limits: LimitSettings,
         write_wait: float,
+        arriving: ArrivingBytes,
         reactor: IReactorTime,
     ) -> None:
         super().__init__(
@@ -388,6 +412,7 @@ class EventSite(Site):
         self.upgrade = upgrade
         self.limits = limits
         self.write_wait = write_wait
+        self.arriving = arriving
         self.deadlines = (
             limits.idle_timeout_ms / 1000,
             limits.header_timeout_ms / 1000,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from raccoon.admission import ArrivingBytes
 from raccoon.config import LimitSettings, WebSocketSettings
 from raccoon.identification import Identification
 from raccoon.intake import Codec, Intake
@@ -15,12 +17,24 @@ from raccoon.logs import Throttle
 from raccoon.service.rest.websocket.connections import ConnectionTable, KeepAlive
 from raccoon.supervision import Supervisor
 
+_LOOK_SECONDS = 1.0
+
 
 class Flushed(Protocol):
     """A connection whose answers wait for others."""
 
     def flush(self) -> None:
         """Send them."""
+
+
+class Unread(Protocol):
+    """A connection that is not read."""
+
+    def descriptor(self) -> int:
+        """Of its socket; -1 where it has none."""
+
+    def abort(self) -> None:
+        """Drop it."""
 
 
 class WebSocketHub:
@@ -36,6 +50,7 @@ class WebSocketHub:
         limits: message size and requests in flight.
         metrics: counts.
         supervisor: is told of faults.
+        arriving: counts messages that are not whole yet.
         table: of live connections, if not one of this process alone.
     """
 
@@ -52,6 +67,7 @@ class WebSocketHub:
         limits: LimitSettings,
         metrics: IMetrics,
         supervisor: Supervisor,
+        arriving: ArrivingBytes,
         table: ConnectionTable | None = None,
     ) -> None:
         self.reactor = reactor
@@ -61,6 +77,11 @@ class WebSocketHub:
         self.identification = identification
         self.metrics = metrics
         self.supervisor = supervisor
+        self.arriving = arriving
+        self.message_wait = limits.body_timeout_ms / 1000
+        # Those that are not read, and so do not notice that their client has gone.
+        self.unread: set[Unread] = set()
+        self._watch = supervisor.loop("watching unread connections", self._look, reactor)
         self.check_origin = settings.check_origin
         self.dedup_size = settings.dedup_max_guids if settings.dedup_enabled else 0
         self.write_wait = settings.write_wait_interval_ms / 1000
@@ -78,6 +99,10 @@ class WebSocketHub:
         self._to_flush: list[Flushed] = []
         self._answered: list[tuple[float, float, float]] = []
 
+    def start(self) -> None:
+        """Begin to look after connections that are not read."""
+        self._watch.start(_LOOK_SECONDS, now=False)
+
     def upgrade_failed(self, group: str | None, reason: str) -> None:
         """Count and log an upgrade that was refused, by its group header."""
         labels = (self.identification.group(group), "ugfailure")
@@ -92,6 +117,7 @@ class WebSocketHub:
     def close_all(self) -> Deferred[None]:
         """Close every connection in an orderly way; fires when the last one is gone."""
         self.keep_alive.stop()
+        self._watch.stop()
         if not len(self.table):
             return succeed(None)
         self._closed = Deferred()
@@ -116,6 +142,17 @@ class WebSocketHub:
         if not self._answered:
             self.reactor.callLater(0, self._observe)
         self._answered.append((received_at, published_at, now))
+
+    def _look(self) -> None:
+        """Drop the connections that are not read and whose client has gone."""
+        poll = select.poll()
+        watched: dict[int, Unread] = {}
+        for connection in self.unread:
+            if (descriptor := connection.descriptor()) >= 0:
+                watched[descriptor] = connection
+                poll.register(descriptor, select.POLLRDHUP)
+        for descriptor, _ in poll.poll(0) if watched else ():
+            self.supervisor.call("dropping a connection", watched[descriptor].abort)
 
     def _flush(self) -> None:
         connections, self._to_flush = self._to_flush, []

@@ -15,8 +15,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from raccoon.errors import BadRequestError, PublishError
-from raccoon.intake import OVERLOADED, STORED, Answer
+from raccoon.errors import BadRequestError, Overloaded, PublishError
+from raccoon.intake import OVERLOADED, STORED, TOO_SLOW, Answer
 from raccoon.messages import (
     CODE_INTERNAL_ERROR,
     CODE_MAX_CONNECTION_LIMIT_REACHED,
@@ -36,6 +36,9 @@ from raccoon.service.transport import write_now
 
 _PING = b"--ping--"
 _POLICY_VIOLATION = 1008
+_TRY_AGAIN_LATER = 1013
+_BINARY = 2  # opcode
+_NO_ROOM = "messages on their way take all the room"
 _GOING_AWAY = 1001
 _REASON_BYTES = 123  # RFC 6455, 5.5: a control frame carries 125 bytes, two are the code
 _CLOSE_CODES = frozenset({1000, 1001, 1005, 1006})
@@ -94,6 +97,13 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     # A frame that has not come whole yet, and at how many bytes it is.
     _held: bytearray | None = None
     _whole_at = 0
+    # Of a message that is not whole: bytes that are counted, its deadline, and whether what still
+    # comes of it is dropped.
+    _arriving = 0
+    _overdue: Any = None
+    _refused = False
+    message_data: Any  # Autobahn's, of fragments
+    frame_data: Any
     # Answers that go out together at the end of the reactor's turn.
     _unsent: list[bytes] | None = None
 
@@ -101,9 +111,13 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._refused:
+            return
+        came = len(data)
         if self._held is not None:
             self._held += data
             if len(self._held) < self._whole_at and self.state == self.STATE_OPEN:
+                self._count(came)
                 return
             data, self._held = bytes(self._held), None
         position = 0
@@ -116,11 +130,17 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
                 if payload is None:
                     self._held = bytearray(data[position:])
                     self._whole_at = stop - position
+                    self._count(came)
                     return
                 position = stop
                 self.onMessage(payload, binary)
         if position < len(data):
             self._dataReceived(data[position:])
+            if self.state == self.STATE_OPEN and (self.data or not self._between_messages()):
+                self._count(came)
+                return
+        if self._arriving:
+            self._whole()
 
     def processData(self) -> bool:
         """Have Autobahn parse on, unless reading has stopped: the rest stays in its buffer."""
@@ -135,6 +155,51 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         """Bytes to the client."""
         self.flush()
         write_now(self.transport, data)
+
+    def _count(self, came: int) -> None:
+        """Count what came of a message that is not whole, or refuse it where there is no room."""
+        hub = self.hub
+        if not hub.arriving.take(came, self._arriving):
+            self._refuse_message(_TRY_AGAIN_LATER, str(Overloaded(_NO_ROOM)))
+            return
+        self._arriving += came
+        if self._overdue is None:
+            self._overdue = hub.reactor.callLater(hub.message_wait, self._not_whole)
+
+    def _whole(self) -> None:
+        """Nothing of a message is held any more."""
+        self.hub.arriving.give(self._arriving)
+        self._arriving = 0
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _not_whole(self) -> None:
+        self._overdue = None
+        if self._paused:
+            self._overdue = self.hub.reactor.callLater(self.hub.message_wait, self._not_whole)
+        else:
+            self._refuse_message(_POLICY_VIOLATION, "a message did not arrive in time")
+
+    def _refuse_message(self, code: int, reason: str) -> None:
+        """Answer a message that is not whole, and close: what still comes of it is dropped."""
+        binary = self._held[0] & 0x0F == _BINARY if self._held else self.message_is_binary
+        self._refused, self._held = True, None
+        self.data, self.message_data, self.frame_data = b"", [], []
+        self._whole()
+        self.hub.intake.refuse(
+            OVERLOADED if code == _TRY_AGAIN_LATER else TOO_SLOW,
+            "readerr",
+            reason,
+            self._respond_early,
+            binary,
+        )
+        self._close(code, reason)
+
+    def _respond_early(
+        self, answer: Answer, response: Response, request: CollectRequest | None, binary: bool
+    ) -> None:
+        self._send(self._frame(response, binary))
 
     def _between_messages(self) -> bool:
         return self.current_frame is None and not self.inside_message
@@ -224,6 +289,8 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        self._whole()
+        self.hub.unread.discard(self)
         if self._forget is not None:
             self._forget()
             self._forget = None
@@ -270,6 +337,11 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def abort(self) -> None:
         """Drop the connection at once."""
         self.dropConnection(abort=True)
+
+    def descriptor(self) -> int:
+        """Of the socket; -1 where there is none, or none any more."""
+        fileno = getattr(self.transport, "fileno", None)
+        return -1 if fileno is None else fileno()
 
     # From the transport, whose buffer of unsent answers fills and empties.
 
@@ -364,12 +436,14 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def _pause(self, cause: int) -> None:
         if not self._paused:
             self.transport.pauseProducing()
+            self.hub.unread.add(self)
         self._paused |= cause
 
     def _resume(self, cause: int) -> None:
         if self._paused & cause:
             self._paused &= ~cause
             if not self._paused:
+                self.hub.unread.discard(self)
                 self.transport.resumeProducing()
                 if self.data:
                     self.hub.reactor.callLater(0, self._read_on)
@@ -377,6 +451,8 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def _read_on(self) -> None:
         if not self._paused and self.state != self.STATE_CLOSED:
             self.consumeData()
+            if not self.data and self._between_messages():
+                self._whole()
 
     # Deduplication.
 
