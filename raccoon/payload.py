@@ -1,4 +1,4 @@
-"""An event's bytes for people: JSON, protobuf field by field without a schema, or hex."""
+"""An event's bytes for people: JSON, text, protobuf field by field without a schema, or hex."""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ _MAX_DEPTH = 8
 def show(payload: bytes) -> tuple[str, str]:
     """An event's bytes for a person: (form, text), the text of at most 1,000 characters.
 
-    JSON as it is, else protobuf field by field, else hex.
+    JSON as it is, else text, else protobuf field by field, else hex.
     """
     try:
         form, text = "json", orjson.dumps(orjson.loads(payload)).decode()
-    except orjson.JSONDecodeError:
-        fields = render(payload)
-        form, text = ("hex", payload.hex()) if fields is None else ("protobuf", "{" + fields + "}")
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        form, text = _not_json(payload)
     return form, text if len(text) <= _LENGTH else text[:_LENGTH] + "…"
+
+
+def _not_json(payload: bytes) -> tuple[str, str]:
+    text = _printable(payload)
+    if text is not None:
+        return "text", text
+    fields = render(payload)
+    return ("hex", payload[:_LENGTH].hex()) if fields is None else ("protobuf", "{" + fields + "}")
+
+
+def _printable(payload: bytes) -> str | None:
+    """The bytes as text, where a person can read all of it."""
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return text if text and "".join(text.split()).isprintable() else None
 
 
 def render(data: bytes, depth: int = 0) -> str | None:

@@ -29,6 +29,29 @@ class ShowTests(SynchronousTestCase):
         self.assertEqual(("hex", "fffe00"), show(b"\xff\xfe\x00"))
         self.assertEqual(("hex", ""), show(b""))
 
+    def test_text(self) -> None:
+        """Text that is no JSON is shown as it is."""
+        self.assertEqual(("text", "página=1 & más"), show("página=1 & más".encode()))
+        self.assertEqual(("text", "two\nlines\tand more"), show(b"two\nlines\tand more"))
+
+    def test_deep_json(self) -> None:
+        """JSON that is nested deeper than can be written again is shown as text."""
+        for depth in (200, 300, 1000, 100_000):
+            form, text = show(b"[" * depth + b"]" * depth)
+            self.assertEqual(("json" if depth < 254 else "text", "[[["), (form, text[:3]))
+            self.assertLessEqual(len(text), 1001)
+
+    @given(
+        st.binary()
+        | st.text().map(str.encode)
+        | st.recursive(st.none(), st.lists).map(repr).map(str.encode)
+    )
+    def test_any_bytes(self, payload: bytes) -> None:
+        """Whatever an event holds, something short is shown of it."""
+        form, text = show(payload)
+        self.assertIn(form, ("json", "text", "protobuf", "hex"))
+        self.assertLessEqual(len(text), 1001)
+
     def test_length(self) -> None:
         """A large event is cut, and shows that it was."""
         for payload in (b'"' + b"x" * 100_000 + b'"', b"\xff" * 100_000):

@@ -17,12 +17,16 @@ from raccoon.journal.entry import Entry
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.segment import SUFFIX, Segment
 from raccoon.journal.files.store import Found, InUseError, JournalError, Store
-from raccoon.logs import Throttle
 
 _PART = "worker-"
 _AT_ONCE = 500
 _BYTES_AT_ONCE = 1 << 20
 _ALL = 1 << 62
+_LETTERS_AT_ONCE = 100
+_FIRST_REST = 5.0
+_LONGEST_REST = 300.0
+
+_logger = Logger()
 
 
 def part_of(directory: Path, workers: int, index: int) -> Path:
@@ -93,17 +97,31 @@ class Adoption:
         """
         self._store.write([], positions)
 
-    def letters(self) -> list[Letter]:
-        """Its dead letters."""
+    def letters(self) -> list[tuple[int, Letter]]:
+        """Its oldest dead letters, a bounded number; none when all were taken.
+
+        The file goes with the last of them. One that is damaged is set aside.
+        """
         if not (self.directory / FILE).exists():
             return []
         with closing(DeadLetters(self.directory)) as letters:
-            return [letter for _, letter in letters.all()]
+            aside = letters.set_aside_if_damaged()
+            if aside is not None:
+                _logger.error(
+                    "the dead letters of an adopted part are damaged and were set aside as {path}",
+                    path=str(aside),
+                )
+                return []
+            oldest = letters.oldest(_LETTERS_AT_ONCE)
+        if not oldest:
+            for ending in ("", "-wal", "-shm"):
+                (self.directory / f"{FILE}{ending}").unlink(missing_ok=True)
+        return oldest
 
-    def letters_taken(self) -> None:
-        """Its dead letters are on disk elsewhere."""
-        for ending in ("", "-wal", "-shm"):
-            (self.directory / f"{FILE}{ending}").unlink(missing_ok=True)
+    def letters_taken(self, numbers: Sequence[int]) -> None:
+        """These dead letters are on disk elsewhere."""
+        with closing(DeadLetters(self.directory)) as letters:
+            letters.remove(numbers)
 
     def close(self) -> None:
         """Remove what was taken, and give the directory back."""
@@ -144,7 +162,9 @@ class Adopter:
         self._add_letters = add_letters
         self._may = may
         self._metrics = metrics
-        self._throttle = Throttle(self._logger, seconds)
+        self._seconds = seconds
+        # What could not be taken over: until when it rests, and for how long the next time.
+        self._rests: dict[Path, tuple[float, float]] = {}
         self._adopting = False
 
     @inlineCallbacks
@@ -155,18 +175,32 @@ class Adopter:
         self._adopting = True
         try:
             for directory in (yield self._in_keeper(self._left_parts)):
-                adoption = self._adoption(directory)
-                try:
-                    yield self._in_keeper(adoption.open)
-                    yield self._take_over(adoption)
-                except InUseError:
-                    pass  # its process has not ended yet
-                finally:
-                    yield self._in_keeper(adoption.close)
-        except (JournalError, apsw.Error, OSError) as error:
-            self._throttle.warn("a part of the journal is not adopted: {reason}", reason=str(error))
+                until, pause = self._rests.get(directory, (0.0, _FIRST_REST))
+                if self._seconds() >= until:
+                    yield self._adopt(directory, pause)
         finally:
             self._adopting = False
+
+    @inlineCallbacks
+    def _adopt(self, directory: Path, pause: float) -> Any:
+        """Take over one part; where that fails it is said once, and tried again after a pause."""
+        adoption = self._adoption(directory)
+        try:
+            try:
+                yield self._in_keeper(adoption.open)
+                yield self._take_over(adoption)
+            except InUseError:
+                return  # its process has not ended yet
+            finally:
+                yield self._in_keeper(adoption.close)
+        except (JournalError, apsw.Error, OSError) as error:
+            if directory not in self._rests:
+                self._logger.warn(
+                    "a part of the journal is not adopted: {reason}; retrying", reason=str(error)
+                )
+            self._rests[directory] = self._seconds() + pause, min(pause * 2, _LONGEST_REST)
+        else:
+            self._rests.pop(directory, None)
 
     @inlineCallbacks
     def _take_over(self, adoption: Adoption) -> Any:
@@ -179,14 +213,17 @@ class Adopter:
             self._metrics.count("journal_recovered_events_total", came)
             yield DeferredList([self._put_and_wait(record) for _, record in found])
             yield self._in_keeper(adoption.taken, [position for position, _ in found])
-        letters = yield self._in_keeper(adoption.letters)
-        if letters:
-            yield self._in_keeper(self._add_letters, letters)
-        yield self._in_keeper(adoption.letters_taken)
+        letters = 0
+        while piece := (yield self._in_keeper(adoption.letters)):
+            if not self._may():
+                return
+            letters += len(piece)
+            yield self._in_keeper(self._add_letters, [letter for _, letter in piece])
+            yield self._in_keeper(adoption.letters_taken, [number for number, _ in piece])
         self._logger.info(
             "{events} waiting events and {letters} dead letters of {directory} were adopted",
             events=events,
-            letters=len(letters),
+            letters=letters,
             directory=str(adoption.directory),
         )
 

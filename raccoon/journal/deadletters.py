@@ -34,7 +34,9 @@ CREATE TABLE IF NOT EXISTS letters(
 CREATE INDEX IF NOT EXISTS letters_by_replay ON letters(replay);
 """
 
-_COLUMNS = "id, stored_at, reason, failed, client, conn_group, received_at, events, form, wire"
+_COLUMNS = (
+    "id, stored_at, reason, failed, client, conn_group, received_at, events, form, wire, replay"
+)
 _CHOSEN = "WHERE id IN (SELECT value FROM json_each(?))"
 _ALL = f"SELECT {_COLUMNS} FROM letters ORDER BY id"
 _SOME = f"SELECT {_COLUMNS} FROM letters {_CHOSEN} ORDER BY id"
@@ -60,12 +62,14 @@ class Letter(NamedTuple):
         reason: why, for people.
         failed: how many events of each type were not delivered; the others were.
         record: the request.
+        replay: whether it is to be sent again.
     """
 
     stored_at: float
     reason: str
     failed: Mapping[str, int]
     record: Record
+    replay: bool = False
 
     def includes(self, event_type: str) -> bool:
         """Whether events of a type were not delivered; those of no type stand for all."""
@@ -141,13 +145,14 @@ class DeadLetters:
                 letter.record.events,
                 letter.record.form,
                 letter.record.body,
+                letter.replay,
             )
             for letter in letters
         ]
         with transaction(self._connection):
             self._connection.executemany(
                 "INSERT INTO letters(stored_at, reason, failed, client, conn_group, received_at,"
-                " events, form, wire) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " events, form, wire, replay) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
 
@@ -186,6 +191,10 @@ class DeadLetters:
         if ids:
             return self._letters(self._connection.execute(_SOME, (json.dumps(ids),)))
         return self._letters(self._connection.execute(_ALL))
+
+    def oldest(self, limit: int) -> list[tuple[int, Letter]]:
+        """The oldest letters, at most `limit`."""
+        return list(self._letters(self._connection.execute(f"{_ALL} LIMIT ?", (limit,))))
 
     def to_replay(self, limit: int) -> list[tuple[int, Letter]]:
         """The oldest letters that are to be sent again, at most `limit`."""
@@ -242,6 +251,7 @@ class DeadLetters:
             events,
             form,
             body,
+            replay,
         ) in rows:
             record = Record(client, group, received_at, events, form, body)
-            yield number, Letter(stored_at, reason, json.loads(failed), record)
+            yield number, Letter(stored_at, reason, json.loads(failed), record, bool(replay))

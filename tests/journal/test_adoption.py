@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from raccoon.journal.adoption import Adoption, left_parts, part_of
 from raccoon.journal.deadletters import DeadLetters, Letter
 from raccoon.journal.files.store import InUseError, Store
+from tests.fakes import logged
 from tests.journal.fakes import SEGMENT_BYTES, StoreCase, make_record, stored
 from tests.journal.rig import JournalCase
 
@@ -74,8 +76,8 @@ def adopt(case: StoreCase, directory: Path) -> list[str]:
     while found := adoption.next():
         names += [record.client for _, record in found]
         adoption.taken([position for position, _ in found])
-    if adoption.letters():
-        adoption.letters_taken()
+    while letters := adoption.letters():
+        adoption.letters_taken([number for number, _ in letters])
     adoption.close()
     return names
 
@@ -108,9 +110,40 @@ class AdoptionTests(StoreCase):
         adoption = Adoption(self.directory, SEGMENT_BYTES, lambda *what: None)
         adoption.open()
         for _ in range(2):
-            self.assertEqual(["a", "b"], [letter.record.client for letter in adoption.letters()])
-        adoption.letters_taken()
+            given = adoption.letters()
+            self.assertEqual(["a", "b"], [letter.record.client for _, letter in given])
+        adoption.letters_taken([given[0][0]])
+        self.assertEqual(["b"], [letter.record.client for _, letter in adoption.letters()])
+        adoption.letters_taken([given[1][0]])
         self.assertEqual([], adoption.letters())
+        self.assertEqual([], list(self.directory.glob("dead-letters*")))
+        adoption.close()
+
+    def test_many_letters(self) -> None:
+        """However many there are, a bounded number is in memory, and marks go with them."""
+        bury(self.directory, *(f"{number}" for number in range(250)))
+        with closing(DeadLetters(self.directory)) as letters:
+            letters.mark_for_replay([7])
+        adoption = Adoption(self.directory, SEGMENT_BYTES, lambda *what: None)
+        adoption.open()
+        marked, sizes = [], []
+        while given := adoption.letters():
+            sizes.append(len(given))
+            marked += [letter.record.client for _, letter in given if letter.replay]
+            adoption.letters_taken([number for number, _ in given])
+        self.assertEqual(([100, 100, 50], ["6"]), (sizes, marked))
+        adoption.close()
+
+    def test_damaged_letters(self) -> None:
+        """A damaged file of dead letters is set aside once, and holds nothing up."""
+        (self.directory / "dead-letters.db").write_bytes(b"no database" * 1000)
+        adoption = Adoption(self.directory, SEGMENT_BYTES, lambda *what: None)
+        adoption.open()
+        with logged() as events:
+            self.assertEqual([], adoption.letters())
+            self.assertEqual([], adoption.letters())
+        self.assertEqual(1, len(events))
+        self.assertEqual(1, len(list(self.directory.glob("dead-letters.db.*.damaged"))))
         adoption.close()
 
     def test_in_use(self) -> None:
@@ -201,9 +234,13 @@ class ServiceTests(JournalCase):
             raise OSError("no disk")
 
         patcher = self.patch(Adoption, "next", fail)
-        self.start()
-        self.turn(6)
+        with logged() as events:
+            self.start()
+            self.turn(60)
+        said = [event for event in events if "is not adopted" in event["log_format"]]
+        self.assertEqual(1, len(said), "said once")
         self.assertEqual([], self.adopt())
         patcher.restore()
+        self.turn(60)
         self.assertEqual(["a"], self.adopt())
         self.assertEqual(["lock"], [path.name for path in part.iterdir()])
