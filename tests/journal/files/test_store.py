@@ -13,9 +13,10 @@ from raccoon.journal.files import store as stores
 from raccoon.journal.files.record import Record
 from raccoon.journal.files.segment import Segment
 from raccoon.journal.files.store import InUseError, JournalError, Recovered, Store, inspect
+from tests.integration.torture import long_or_short
 from tests.journal.fakes import StoreCase, make_record, stored
 
-FLIPS = 100
+FLIPS = long_or_short(100, 10)
 
 
 class WriteTests(StoreCase):
@@ -433,7 +434,7 @@ class DamageTests(StoreCase):
                 store.tidy()
         self.crash(store)
         whole = {path: path.read_bytes() for path in self.directory.glob("0*")}
-        for _ in range(100):
+        for _ in range(long_or_short(100, 12)):
             target = source.choice([path for path in whole if whole[path]])
             way = source.choice(DAMAGES)
             content = bytearray(whole[target])
