@@ -98,7 +98,7 @@ class JournalToolTests(SharedCase):
         self.assertEqual(mixed["conn_id"], "client-mixed")
         self.assertLess(abs(mixed["received_at"] - time.time()), 60)
         shown = self.tool(daemon, "show", mixed["letter"])
-        self.assertIn("event 0: there, 4 bytes, hex: delivered", shown)
+        self.assertIn("event 0: there, 4 bytes, text: delivered\n  half", shown)
         self.assertIn('event 1: late, 8 bytes, json: not delivered\n  {"a":1}', shown)
         status = self.tool(daemon, "status")
         self.assertIn("server        has it open", status)
