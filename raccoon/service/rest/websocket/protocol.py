@@ -262,7 +262,9 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         codec = hub.protobuf if isBinary else hub.json
         self._in_flight += 1
         request = hub.intake.decode(self.identifier, codec, payload, self._respond, isBinary)
-        if request is not None and not self._is_duplicate(request, isBinary):
+        if request is not None and (
+            self._seen is None or not self._is_duplicate(self._seen, request, isBinary)
+        ):
             hub.intake.collect(request, self._respond, isBinary)
         if self._in_flight >= hub.max_in_flight:
             self._pause(_IN_FLIGHT)
@@ -374,17 +376,19 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     def _respond(
         self, answer: Answer, response: Response, request: CollectRequest | None, binary: bool
     ) -> None:
-        frame = self._frame(response, binary)
         hub = self.hub
-        if request is not None and self._seen is not None:
+        codec = hub.protobuf if binary else hub.json
+        frame = data_frame(codec.serializer.serialize(response), binary)
+        if self._seen is not None and request is not None:
             self._seen.settle(request.guid, answer is STORED)
-        if answer is OVERLOADED and not self._paused & _OVERLOADED:
+        self._answer(frame)
+        if answer is STORED:
+            if request is not None and request.published_at is not None:
+                now = hub.reactor.seconds()
+                hub.answered(request.received_at, request.published_at, now)
+        elif answer is OVERLOADED and not self._paused & _OVERLOADED:
             self._pause(_OVERLOADED)
             self._forget = hub.intake.when_room(partial(self._resume, _OVERLOADED))
-        self._answer(frame)
-        if answer is STORED and request is not None and request.published_at is not None:
-            now = hub.reactor.seconds()
-            hub.answered(request.received_at, request.published_at, now)
 
     def _answer(self, frame: bytes) -> None:
         """Answer a request that was counted as in flight."""
@@ -456,10 +460,10 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
 
     # Deduplication.
 
-    def _is_duplicate(self, request: CollectRequest, binary: bool) -> bool:
+    def _is_duplicate(self, seen: SeenBatches, request: CollectRequest, binary: bool) -> bool:
         """Whether a request came before; it is then answered when its first copy is."""
-        seen, guid = self._seen, request.guid
-        if seen is None or not guid:
+        guid = request.guid
+        if not guid:
             return False
 
         def settled(published: bool) -> None:
