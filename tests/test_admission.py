@@ -196,6 +196,7 @@ class MessageTests(AdmissionCase):
 
     def test_deadline(self) -> None:
         """A message that does not come whole in time ends its connection, in a frame or many."""
+        self.edge.websocket.start()
         for begin in (self.frame(BINARY, 1000), client_frame(TEXT, b"x", fin=False)):
             client = self.edge.upgrade(f"client-{len(begin)}")
             client.send(begin)
@@ -208,10 +209,11 @@ class MessageTests(AdmissionCase):
 
     def test_in_time(self) -> None:
         """Each message has the time to itself."""
+        self.edge.websocket.start()
         client = self.edge.upgrade()
         frame = client_frame(TEXT, json_body("a"))
         for _ in range(4):
             client.send(frame[:10])
-            self.edge.advance(6)
+            self.edge.advance(6, step=1)
             client.send(frame[10:])
         self.assertEqual(4, len(self.edge.collector.guids))

@@ -27,6 +27,19 @@ class Flushed(Protocol):
         """Send them."""
 
 
+class Unfinished(Protocol):
+    """A connection with a message that is not whole.
+
+    Attributes:
+        looks: how often the hub has looked since it began.
+    """
+
+    looks: int
+
+    def not_whole(self) -> None:
+        """It does not come whole in time."""
+
+
 class Unread(Protocol):
     """A connection that is not read."""
 
@@ -78,7 +91,9 @@ class WebSocketHub:
         self.metrics = metrics
         self.supervisor = supervisor
         self.arriving = arriving
-        self.message_wait = limits.body_timeout_ms / 1000
+        self._message_looks = max(limits.body_timeout_ms / 1000 / _LOOK_SECONDS, 1)
+        # Those with a message that is not whole: a timer for each would cost more than a message.
+        self.unfinished: set[Unfinished] = set()
         # Those that are not read, and so do not notice that their client has gone.
         self.unread: set[Unread] = set()
         self._watch = supervisor.loop("watching unread connections", self._look, reactor)
@@ -144,6 +159,14 @@ class WebSocketHub:
         self._answered.append((received_at, published_at, now))
 
     def _look(self) -> None:
+        """Look after messages that do not come whole, and clients that have gone unnoticed."""
+        for slow in list(self.unfinished):
+            slow.looks += 1
+            if slow.looks > self._message_looks:
+                self.supervisor.call("refusing a slow message", slow.not_whole)
+        self._drop_the_gone()
+
+    def _drop_the_gone(self) -> None:
         """Drop the connections that are not read and whose client has gone."""
         poll = select.poll()
         watched: dict[int, Unread] = {}

@@ -97,10 +97,11 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
     # A frame that has not come whole yet, and at how many bytes it is.
     _held: bytearray | None = None
     _whole_at = 0
-    # Of a message that is not whole: bytes that are counted, its deadline, and whether what still
+    # Of a message that is not whole: bytes that are counted, how often the hub
+    # has looked since it began, and whether what still
     # comes of it is dropped.
     _arriving = 0
-    _overdue: Any = None
+    looks = 0
     _refused = False
     message_data: Any  # Autobahn's, of fragments
     frame_data: Any
@@ -162,22 +163,21 @@ class EventWebSocketProtocol(WebSocketServerProtocol):  # type: ignore[misc]
         if not hub.arriving.take(came, self._arriving):
             self._refuse_message(_TRY_AGAIN_LATER, str(Overloaded(_NO_ROOM)))
             return
+        if not self._arriving:
+            self.looks = 0
+            hub.unfinished.add(self)
         self._arriving += came
-        if self._overdue is None:
-            self._overdue = hub.reactor.callLater(hub.message_wait, self._not_whole)
 
     def _whole(self) -> None:
         """Nothing of a message is held any more."""
-        self.hub.arriving.give(self._arriving)
+        self.hub.arriving.held -= self._arriving
+        self.hub.unfinished.discard(self)
         self._arriving = 0
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
 
-    def _not_whole(self) -> None:
-        self._overdue = None
+    def not_whole(self) -> None:
+        """A message does not come whole in time, unless it is we who do not read."""
         if self._paused:
-            self._overdue = self.hub.reactor.callLater(self.hub.message_wait, self._not_whole)
+            self.looks = 0
         else:
             self._refuse_message(_POLICY_VIOLATION, "a message did not arrive in time")
 
